@@ -1,0 +1,35 @@
+# Every target sets up .venv by itself; override the interpreter with `make test PYTHON=python3.12`.
+PYTHON ?= python3
+OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS
+
+BIN := .venv/bin
+READY := .venv/.ready
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: demo test lint docs clean
+
+demo: $(READY)
+	$(BIN)/python examples/styblinski_tang_30d.py
+
+# scikit-learn runs its array API checks only when scipy has array API support switched on.
+test: $(READY)
+	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,docs]'
+	$(BIN)/python -m sphinx -b html docs docs/_build/html
+
+# torch first and pinned, because another version may pull in gigabytes of GPU libraries.
+$(READY): setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,test,lint]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist output *.egg-info .pytest_cache .ruff_cache
