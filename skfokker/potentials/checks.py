@@ -1,0 +1,207 @@
+"""Turn what the user passed into a Potential, and watch it while the march runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .adapters import CallablePotential, DistributionPotential
+from .base import Potential, as_dimension
+
+
+class PotentialError(ValueError):
+    """The potential, or its gradient, is not finite where the solution lives."""
+
+
+class CheckedPotential(Potential):
+    """A potential that complains where it is not finite.
+
+    Parameters
+    ----------
+    potential : Potential
+        The one that is asked.
+
+    Attributes
+    ----------
+    time : float or None
+        Time of the march, for the message; set by whoever marches.
+    """
+
+    time: float | None = None
+
+    def __init__(self, potential: Potential):
+        self.potential = potential
+
+    @property
+    def n_features_in_(self) -> int:
+        return self.potential.n_features_in_
+
+    def __call__(self, x):
+        """V at x (n, d).
+
+        Raises
+        ------
+        PotentialError
+            Where a value is NaN or infinite.
+        """
+        value = self.potential(x)
+        self._check(value, x, "the potential")
+        return value
+
+    def value_and_grad(self, x):
+        """V and grad V at x (n, d).
+
+        Raises
+        ------
+        PotentialError
+            Where a value or a gradient is NaN or infinite.
+        """
+        value, gradient = self.potential.value_and_grad(x)
+        self._check(value, x, "the potential")
+        self._check(gradient, x, "the gradient of the potential")
+        return value, gradient
+
+    def _check(self, result: Tensor, x: Tensor, name: str) -> None:
+        if torch.isfinite(result).all():
+            return
+        when = "" if self.time is None else f" (time t = {self.time:g})"
+        lost = ~torch.isfinite(x).all(1)
+        if lost.any():
+            raise PotentialError(
+                f"{name} was asked at a point that is not finite, x = {_show(x[lost][0])}{when}: "
+                f"the march has diverged; try a smaller tolerance or smaller steps"
+            )
+        rows = torch.isfinite(result.reshape(len(x), -1)).all(1).logical_not().nonzero()[:, 0]
+        bad = result.reshape(len(x), -1)[rows[0]]
+        what = "NaN" if torch.isnan(bad).any() else ("+inf" if (bad == torch.inf).any() else "-inf")
+        raise PotentialError(
+            f"{name} returned {what} at x = {_show(x[rows[0]])}{when}, and at {len(rows)} of "
+            f"{len(x)} points in all; it has to be finite wherever the solution has mass"
+        )
+
+
+def _show(point: Tensor, limit: int = 6) -> str:
+    numbers = [f"{v:.4g}" for v in point.detach().reshape(-1)[:limit].tolist()]
+    return "[" + ", ".join(numbers + (["..."] if point.numel() > limit else [])) + "]"
+
+
+def check_potential(
+    potential: Any,
+    n_features: int | None = None,
+    beta: float = 1.0,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device = "cpu",
+) -> Potential:
+    """Make a :class:`Potential` of known dimension out of what the user passed.
+
+    It is tried on a few points drawn from N(0, I); exceptions raised by the user's own code
+    pass through.
+
+    Parameters
+    ----------
+    potential : Potential, torch.distributions.Distribution or callable
+        A callable maps a tensor (n, d) to a tensor (n,), differentiably. A distribution means
+        V = -beta log_prob.
+    n_features : int, optional
+        Dimension d; taken from ``potential.n_features_in_`` where that exists.
+    beta : float
+        Diffusion coefficient, for distributions.
+    dtype, device
+        Of the points it is tried on.
+
+    Returns
+    -------
+    Potential
+        ``potential`` itself where it already is one, with ``n_features_in_``.
+
+    Raises
+    ------
+    TypeError
+        Where it is not callable, or returns anything but a tensor of real floats.
+    ValueError
+        Where the dimension is unknown or contradictory, the output has the wrong shape, or
+        does not depend on the points (no gradient).
+    """
+    if isinstance(potential, Distribution):
+        potential = DistributionPotential(potential, beta)
+    if isinstance(potential, type):
+        raise TypeError(
+            f"potential must be an object, got the class {potential.__name__}; "
+            f"try potential={potential.__name__}(...)"
+        )
+    if not callable(potential):
+        raise TypeError(
+            f"potential must be a callable that maps a tensor (n, d) to a tensor (n,), or a "
+            f"torch Distribution, got {_brief(potential)}"
+        )
+    known = getattr(potential, "n_features_in_", None)
+    if n_features is None and known is None:
+        raise ValueError(
+            "n_features is None and the potential does not say its dimension; pass "
+            "n_features=d, or give the potential an attribute n_features_in_"
+        )
+    d = as_dimension(known if n_features is None else n_features, "n_features")
+    if known is not None and known != d:
+        raise ValueError(
+            f"n_features={d} contradicts potential.n_features_in_={known}; leave n_features out"
+        )
+    if not isinstance(potential, Potential) or known is None:
+        _probe(potential, d, dtype, device)
+        return CallablePotential(potential, d)
+    _probe(potential, d, dtype, device)
+    return potential
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:77] + '...'} (a {type(value).__name__})"
+
+
+def _probe(potential: Any, d: int, dtype: torch.dtype, device: str | torch.device) -> None:
+    """Try the potential on n points, n unlike d so that shapes cannot be mistaken."""
+    n = 3 if d != 3 else 4
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, d, dtype=torch.float64, generator=generator)
+    x = x.to(dtype=dtype, device=device).requires_grad_()
+    with torch.enable_grad():
+        value = potential(x)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"potential must return a torch tensor of shape (n,), got {_brief(value)}; write it "
+            f"with torch functions, or use NumpyPotential(value, gradient) for numpy code"
+        )
+    if tuple(value.shape) != (n,):
+        raise ValueError(
+            f"potential must return shape (n,) = ({n},) for points of shape (n, d) = ({n}, {d}), "
+            f"got {tuple(value.shape)}; {_shape_hint(tuple(value.shape), n, d)}"
+        )
+    if not value.is_floating_point():
+        raise TypeError(
+            f"potential must return real floating-point numbers, got dtype {value.dtype}; try "
+            f"{'the real part, .real' if value.is_complex() else '.to(x.dtype)'}"
+        )
+    gradient = None
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            "the output of potential is detached from its argument, so it has no gradient; leave "
+            "out .detach(), .item(), torch.no_grad() and numpy, use NumpyPotential(value, "
+            "gradient) for numpy code, or Zero() for V = 0"
+        )
+
+
+def _shape_hint(shape: tuple[int, ...], n: int, d: int) -> str:
+    if shape == (n, 1):
+        return "try .squeeze(1) on the result"
+    if shape in ((n, d), (1, n)):
+        return "try .sum(1) on the result" if shape == (n, d) else "try .squeeze(0) on the result"
+    if shape == (d,):
+        return "it was summed over the points: try .sum(1), not .sum(0)"
+    if shape == ():
+        return "it was summed over the points: try .sum(1), or torch.vmap(potential)"
+    return "the first axis is the points, the second the coordinates"
