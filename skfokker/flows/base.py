@@ -1,0 +1,139 @@
+"""What every map T_theta offers: pure functions of the flat parameter vector and the points."""
+
+from __future__ import annotations
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+
+class Flow(BaseEstimator):
+    r"""An invertible map :math:`T_\theta : R^d \to R^d`, as pure functions of (theta, x).
+
+    A flow object holds hyper-parameters only (it clones like any scikit-learn component). The
+    parameters are one flat vector ``theta`` of length ``n_parameters(d)``, passed to every call,
+    so that a trajectory is an array ``(n_times, m)``. The dimension d is read from ``x``.
+
+    A new family has to write :meth:`n_parameters`, :meth:`init`, :meth:`forward` and
+    :meth:`inverse`; :meth:`linearize` then works by automatic differentiation. The families
+    of this package write it out by hand, layer by layer, for speed.
+
+    Attributes
+    ----------
+    separable : bool
+        True if coordinate i of the output depends on coordinate i of the input only, through
+        parameters of its own. The normal equations then split into d small ones.
+    """
+
+    separable: bool = False
+
+    def n_parameters(self, d: int) -> int:
+        """Length m of ``theta`` in dimension d."""
+        raise NotImplementedError
+
+    def init(self, d: int, generator: torch.Generator | None = None) -> Tensor:
+        """Parameters (m,), float64, of the identity map (or of the map closest to it)."""
+        raise NotImplementedError
+
+    def forward(self, theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x (n, d) to y (n, d), and log \\|det dT/dx\\| (n,); differentiable in both."""
+        raise NotImplementedError
+
+    def inverse(self, theta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Map y (n, d) back to x (n, d), and log \\|det dT^{-1}/dy\\| (n,)."""
+        raise NotImplementedError
+
+    def linearize(self, theta: Tensor, x: Tensor) -> Linearization:
+        """T and its derivatives in theta and x at the points x (n, d)."""
+        return AutogradLinearization(self, theta, x)
+
+    def with_affine(self, theta: Tensor, mean: Tensor, scale: Tensor) -> Tensor | None:
+        """Parameters of ``x -> mean + scale T(x)``, or None where the family lacks that map.
+
+        ``mean`` is (d,), ``scale`` (d, d) lower triangular with a positive diagonal.
+        """
+        return None
+
+
+class Linearization:
+    """Derivatives of one map at fixed (theta, x): what a least-squares step needs.
+
+    Attributes
+    ----------
+    y : Tensor (n, d)
+        The image T(x).
+    log_det : Tensor (n,)
+        log \\|det dT/dx\\|.
+    """
+
+    y: Tensor
+    log_det: Tensor
+
+    def push_score(self, score: Tensor) -> Tensor:
+        """Carry a score (n, d) forward: s_y = (dT/dx)^{-T} (s_x - grad log \\|det dT/dx\\|)."""
+        raise NotImplementedError
+
+    def jvp(self, dtheta: Tensor, dx: Tensor | None = None) -> Tensor:
+        """Push a tangent forward: (dT/dtheta) dtheta + (dT/dx) dx, shape (n, d)."""
+        raise NotImplementedError
+
+    def vjp(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Pull v (n, d) back: (dT/dtheta)^T v summed over points (m,), (dT/dx)^T v (n, d)."""
+        raise NotImplementedError
+
+    def jacobian(self, left: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Explicit left @ dT/dtheta (n, r, m) and left @ dT/dx (n, r, d).
+
+        ``left`` is (n, r, d); None stands for the identity (r = d).
+        """
+        raise NotImplementedError
+
+    def coordinate_jacobian(self) -> Tensor:
+        """dT_i/dtheta for the parameters of coordinate i alone, (n, d, p); separable maps only.
+
+        Together with :meth:`coordinate_slope` it is all of the Jacobian of a separable map.
+        The p columns of row i are the entries ``coordinate_index(d)[i]`` of theta.
+        """
+        raise NotImplementedError
+
+    def coordinate_slope(self) -> Tensor:
+        """dT_i/dx_i (n, d); separable maps only."""
+        raise NotImplementedError
+
+
+class AutogradLinearization(Linearization):
+    """The same by automatic differentiation, for flows that only have forward and inverse."""
+
+    def __init__(self, flow: Flow, theta: Tensor, x: Tensor):
+        self.flow, self.theta, self.x = flow, theta.detach(), x.detach()
+        with torch.no_grad():
+            self.y, self.log_det = flow.forward(self.theta, self.x)
+
+    def _map(self, theta, x):
+        return self.flow.forward(theta, x)[0]
+
+    def _point(self, theta, x):
+        y, log_det = self.flow.forward(theta, x[None])
+        return y[0], log_det[0]
+
+    def push_score(self, score):
+        slope, grad_log_det = torch.func.vmap(torch.func.jacrev(self._point, argnums=1), (None, 0))(
+            self.theta, self.x
+        )
+        return torch.linalg.solve(slope.transpose(1, 2), score - grad_log_det)
+
+    def jvp(self, dtheta, dx=None):
+        dx = torch.zeros_like(self.x) if dx is None else dx
+        return torch.autograd.functional.jvp(self._map, (self.theta, self.x), (dtheta, dx))[1]
+
+    def vjp(self, v):
+        return torch.func.vjp(self._map, self.theta, self.x)[1](v)
+
+    def jacobian(self, left=None):
+        def rows(theta, x):
+            return self._point(theta, x)[0]
+
+        by_theta, by_x = torch.func.vmap(torch.func.jacrev(rows, argnums=(0, 1)), (None, 0))(
+            self.theta, self.x
+        )
+        return (by_theta, by_x) if left is None else (left @ by_theta, left @ by_x)

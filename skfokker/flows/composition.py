@@ -1,0 +1,134 @@
+"""T = f_L o ... o f_1: layers after one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .base import Flow, Linearization
+
+
+class Composition(Flow):
+    """Layers applied in order, the first one to the reference points.
+
+    Parameters
+    ----------
+    layers : sequence of Flow
+        Their parameters stand in theta one after another. Layer i is reachable in
+        ``get_params`` as ``i`` and its hyper-parameters as ``i__name``.
+    """
+
+    def __init__(self, layers: Sequence[Flow] = ()):
+        self.layers = layers
+
+    def get_params(self, deep=True):
+        params = super().get_params(deep=False)
+        if deep:
+            for i, layer in enumerate(self.layers):
+                params[str(i)] = layer
+                for name, value in layer.get_params().items():
+                    params[f"{i}__{name}"] = value
+        return params
+
+    def set_params(self, **params):
+        for name in [name for name in params if name.isdigit()]:
+            layers = list(self.layers)
+            layers[int(name)] = params.pop(name)
+            self.layers = layers
+        return super().set_params(**params)
+
+    @property
+    def separable(self):
+        return all(layer.separable for layer in self.layers)
+
+    def n_parameters(self, d):
+        return sum(layer.n_parameters(d) for layer in self.layers)
+
+    def coordinate_index(self, d):
+        offsets = self._offsets(d)
+        pairs = zip(self.layers, offsets, strict=True)
+        return torch.cat([layer.coordinate_index(d) + start for layer, start in pairs], 1)
+
+    def _offsets(self, d):
+        starts = [0]
+        for layer in self.layers:
+            starts.append(starts[-1] + layer.n_parameters(d))
+        return starts[:-1]
+
+    def _split(self, theta, d):
+        return theta.split([layer.n_parameters(d) for layer in self.layers])
+
+    def init(self, d, generator=None):
+        return torch.cat([layer.init(d, generator) for layer in self.layers])
+
+    def forward(self, theta, x):
+        total = torch.zeros_like(x[:, 0])
+        for layer, part in zip(self.layers, self._split(theta, x.shape[1]), strict=True):
+            x, log_det = layer.forward(part, x)
+            total = total + log_det
+        return x, total
+
+    def inverse(self, theta, y):
+        total = torch.zeros_like(y[:, 0])
+        parts = self._split(theta, y.shape[1])
+        for layer, part in zip(reversed(self.layers), reversed(parts), strict=True):
+            y, log_det = layer.inverse(part, y)
+            total = total + log_det
+        return y, total
+
+    def linearize(self, theta, x):
+        return _CompositionLinearization(self, theta, x)
+
+    def with_affine(self, theta, mean, scale):
+        *first, last = self._split(theta, len(mean))
+        last = self.layers[-1].with_affine(last, mean, scale)
+        return None if last is None else torch.cat([*first, last])
+
+
+class _CompositionLinearization(Linearization):
+    def __init__(self, flow, theta, x):
+        self.layers, self.log_det = [], torch.zeros_like(x[:, 0])
+        self.sizes = [layer.n_parameters(x.shape[1]) for layer in flow.layers]
+        for layer, part in zip(flow.layers, theta.split(self.sizes), strict=True):
+            self.layers.append(layer.linearize(part, x))
+            x = self.layers[-1].y
+            self.log_det = self.log_det + self.layers[-1].log_det
+        self.y = x
+
+    def push_score(self, score):
+        for layer in self.layers:
+            score = layer.push_score(score)
+        return score
+
+    def jvp(self, dtheta, dx=None):
+        for layer, part in zip(self.layers, dtheta.split(self.sizes), strict=True):
+            dx = layer.jvp(part, dx)
+        return dx
+
+    def vjp(self, v):
+        parts = []
+        for layer in reversed(self.layers):
+            part, v = layer.vjp(v)
+            parts.append(part)
+        return torch.cat(parts[::-1]), v
+
+    def jacobian(self, left=None):
+        parts = []
+        for layer in reversed(self.layers):
+            part, left = layer.jacobian(left)
+            parts.append(part)
+        return torch.cat(parts[::-1], 2), left
+
+    def coordinate_jacobian(self):
+        parts, slope = [], 1.0
+        for layer in reversed(self.layers):
+            parts.append(slope * layer.coordinate_jacobian())
+            slope = (slope * layer.coordinate_slope()[..., None])
+        return torch.cat(parts[::-1], 2)
+
+    def coordinate_slope(self):
+        slope = torch.ones_like(self.y)
+        for layer in self.layers:
+            slope = slope * layer.coordinate_slope()
+        return slope

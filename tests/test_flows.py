@@ -1,0 +1,126 @@
+"""One suite of laws for every family of maps."""
+
+import pytest
+import torch
+from sklearn.base import clone
+
+from skfokker.flows import (
+    AffineFlow,
+    AutogradLinearization,
+    Composition,
+    ElementwiseFlow,
+    TriangularFlow,
+)
+
+FLOWS = {
+    "affine": AffineFlow(),
+    "diagonal": AffineFlow(diagonal=True),
+    "elementwise": ElementwiseFlow(n_intervals=12),
+    "triangular": TriangularFlow(n_hidden=9),
+    "reversed": TriangularFlow(n_hidden=9, reverse=True),
+    "separable": Composition([ElementwiseFlow(12), AffineFlow(diagonal=True)]),
+    "composition": Composition(
+        [ElementwiseFlow(12), TriangularFlow(9), TriangularFlow(9, reverse=True), AffineFlow()]
+    ),
+}
+
+
+@pytest.fixture(params=FLOWS)
+def flow(request):
+    return clone(FLOWS[request.param])
+
+
+@pytest.fixture(params=[1, 2, 5])
+def d(request):
+    return request.param
+
+
+def random_state(flow, d, scale=0.3, n=40, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    theta = flow.init(d, generator)
+    theta = theta + scale * torch.randn(len(theta), dtype=torch.float64, generator=generator)
+    x = 2.5 * torch.randn(n, d, dtype=torch.float64, generator=generator)
+    return theta, x
+
+
+def test_identity_at_init(flow, d):
+    theta, x = flow.init(d), 3 * torch.randn(50, d, dtype=torch.float64)
+    y, log_det = flow.forward(theta, x)
+    assert theta.shape == (flow.n_parameters(d),)
+    torch.testing.assert_close(y, x, rtol=0, atol=1e-13)
+    torch.testing.assert_close(log_det, torch.zeros_like(log_det), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.5])
+def test_inverse_is_exact(flow, d, scale):
+    theta, x = random_state(flow, d, scale=scale)
+    y, log_det = flow.forward(theta, x)
+    back, log_det_back = flow.inverse(theta, y)
+    # the condition number of the map bounds what float64 can do
+    slope = torch.linalg.svdvals(AutogradLinearization(flow, theta, x).jacobian()[1])
+    condition = (slope[:, 0] / slope[:, -1])[:, None] * (1 + y.abs())
+    assert ((back - x).abs() / condition).max() < 1e-13
+    assert ((log_det + log_det_back).abs() / condition[:, 0]).max() < 1e-12
+
+
+def test_log_det_is_that_of_the_jacobian(flow, d):
+    theta, x = random_state(flow, d)
+    _, log_det = flow.forward(theta, x)
+    jacobian = AutogradLinearization(flow, theta, x).jacobian()[1]
+    torch.testing.assert_close(log_det, torch.linalg.slogdet(jacobian)[1], rtol=0, atol=1e-9)
+
+
+def test_linearization_is_that_of_autograd(flow, d):
+    theta, x = random_state(flow, d)
+    ours, autograd = flow.linearize(theta, x), AutogradLinearization(flow, theta, x)
+    dtheta, dx, v = torch.randn_like(theta), torch.randn_like(x), torch.randn_like(x)
+
+    def close(a, b):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+    close(ours.y, autograd.y)
+    close(ours.log_det, autograd.log_det)
+    close(ours.push_score(v), autograd.push_score(v))
+    close(ours.jvp(dtheta), autograd.jvp(dtheta))
+    close(ours.jvp(dtheta, dx), autograd.jvp(dtheta, dx))
+    left = torch.randn(len(x), 3, d, dtype=torch.float64)
+    for chain in (None, left):
+        for a, b in zip(ours.jacobian(chain), autograd.jacobian(chain), strict=True):
+            close(a, b)
+    for a, b in zip(ours.vjp(v), autograd.vjp(v), strict=True):
+        close(a, b)
+    if flow.separable:
+        full, slope = autograd.jacobian()
+        index = flow.coordinate_index(d)
+        assert sorted(index.flatten().tolist()) == list(range(len(theta)))
+        for i in range(d):
+            close(ours.coordinate_jacobian()[:, i], full[:, i, index[i]])
+            close(ours.coordinate_slope()[:, i], slope[:, i, i])
+
+
+def test_tails_stay_onto(d):
+    flow = ElementwiseFlow(n_intervals=12)
+    theta, x = random_state(flow, d, scale=2.0)
+    y, _ = flow.forward(theta, 100 * x)
+    torch.testing.assert_close(flow.inverse(theta, y)[0], 100 * x, rtol=1e-12, atol=1e-10)
+
+
+def test_gaussians_are_reached_exactly(d):
+    torch.manual_seed(0)
+    root = torch.randn(d, d, dtype=torch.float64)
+    scale = torch.linalg.cholesky(root @ root.T + torch.eye(d))
+    mean = torch.randn(d, dtype=torch.float64)
+    flow = AffineFlow()
+    theta, x = random_state(flow, d)
+    y, log_det = flow.forward(theta, x)
+    moved, log_det_moved = flow.forward(flow.with_affine(theta, mean, scale), x)
+    torch.testing.assert_close(moved, mean + y @ scale.T)
+    torch.testing.assert_close(log_det_moved, log_det + scale.diagonal().log().sum())
+
+
+def test_layers_are_parameters():
+    flow = FLOWS["composition"]
+    copy = clone(flow).set_params(**{"1__n_hidden": 20, "0": ElementwiseFlow(8)})
+    assert copy.get_params()["1__n_hidden"] == 20
+    assert copy.layers[0].n_intervals == 8
+    assert flow.layers[1].n_hidden == 9
