@@ -4,4 +4,17 @@ from __future__ import annotations
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["__version__"]
+from .densities import GaussianDensity
+from .distribution import TransportedNormal
+from .estimator import ParametricFokkerPlanck
+from .initial import Gaussian
+from .trajectory import Trajectory
+
+__all__ = [
+    "Gaussian",
+    "GaussianDensity",
+    "ParametricFokkerPlanck",
+    "Trajectory",
+    "TransportedNormal",
+    "__version__",
+]

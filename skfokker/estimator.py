@@ -1,0 +1,495 @@
+"""ParametricFokkerPlanck: the scikit-learn face of the package and nothing else."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    DensityMixin,
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    clone,
+)
+from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .densities import GaussianDensity, fit_density, potential_of
+from .distribution import TransportedNormal
+from .equation import FokkerPlanck
+from .flows import AffineFlow, Flow
+from .initial import Gaussian, initial_parameters
+from .persistence import PersistentMixin
+from .potentials import CheckedPotential, Potential, check_potential
+from .progress import Progress
+from .schemes.base import Scheme, Step
+from .trajectory import Trajectory
+from .validation import (
+    as_horizon,
+    as_points,
+    as_tensor,
+    as_times,
+    resolve_device,
+    torch_generator,
+)
+
+_FIT, _SAMPLE = 0, 1  # streams of one seed
+
+
+class ParametricFokkerPlanck(
+    OneToOneFeatureMixin, TransformerMixin, DensityMixin, PersistentMixin, BaseEstimator
+):
+    r"""Samples and densities of the solution of a Fokker-Planck equation at every time.
+
+    Solves :math:`\partial_t \rho = \nabla \cdot (\rho \nabla V) + \beta \Delta \rho` in
+    :math:`R^d` from :math:`\rho(0) = \rho_0`, with :math:`\rho(t)` represented as the image of
+    N(0, I) under an invertible map :math:`T_{\theta(t)}` whose parameters follow the Wasserstein
+    gradient flow of the free energy (equations (5) and (27) of the paper).
+
+    Parameters
+    ----------
+    flow : Flow, optional
+        Family of maps. None picks a composition that suits the dimension and the potential.
+    scheme : Scheme, optional
+        March of the parameters through time. None is ``LeastSquaresNested()``.
+    beta : float, default=1.0
+        Diffusion coefficient, positive.
+    initial : None, (mean, covariance), Gaussian, Distribution or array-like (n, d)
+        The start :math:`\rho_0`. None is N(0, I). Gaussians (torch's included) are met exactly;
+        any other distribution, or draws from one, is fitted by maximum likelihood.
+    t_final : float, default=1.0
+        Horizon, unless ``fit`` is told another one.
+    n_features : int, optional
+        Dimension d, for potentials that do not say it in an attribute ``n_features_in_``.
+    from_samples : estimator, optional
+        Density fitted to draws given in the place of the potential; the potential is then
+        V = -beta log density. ``GaussianDensity`` (None), scikit-learn's ``GaussianMixture``,
+        ``BayesianGaussianMixture`` or ``KernelDensity``, or anything with ``to_potential(beta)``.
+    device : str, default="cpu"
+        Where the work is done. A device that is not there is replaced by the CPU, with a warning.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the march, and of ``sample`` and ``paths`` where they are given none.
+    verbose : int, default=0
+        1 shows a progress bar, 2 prints a line a step.
+    warm_start : bool, default=False
+        Continue a fitted march to a larger ``t_final`` instead of starting anew.
+
+    Attributes
+    ----------
+    times_ : ndarray (k,)
+        Stored times, from 0 to ``t_final_``.
+    thetas_, velocities_ : ndarray (k, m)
+        Parameters of the flow at ``times_`` and their time derivatives.
+    flow_ : Flow
+        The family of maps in use.
+    scheme_ : Scheme
+        The march in use.
+    potential_ : Potential
+        The potential in use; its ``value_and_grad`` gives V and grad V.
+    density_ : estimator
+        The fitted ``from_samples`` component; only where draws were given.
+    initial_error_ : float
+        KL(rho_0 | rho_theta(0)), 0 where the start is met exactly.
+    history_ : list of dict
+        One record a step: ``t``, ``wall_time`` in seconds, and what the scheme has to say
+        (``h``, ``free_energy``, ``residual``, ``iterations``).
+    t_final_ : float
+        Time reached.
+    interrupted_ : bool
+        Whether the march was stopped by the keyboard before its horizon.
+    certificate_ : object or None
+        Bound on the error of the law along time; None until one is computed.
+    n_features_in_ : int
+        Dimension d.
+    feature_names_in_ : ndarray (d,)
+        Column names; only where a data frame of draws was given.
+
+    Notes
+    -----
+    Between stored times theta is the cubic Hermite spline through ``thetas_`` and
+    ``velocities_``, so the law, its density and its velocity exist at every t in
+    [0, ``t_final_``].
+
+    Methods that take points give back what they are given: numpy arrays (float64) for arrays,
+    lists and data frames, and tensors of the same dtype and device for torch tensors, without a
+    gradient. For gradients use the distribution that :meth:`at` returns.
+
+    In a pipeline behind a scaler, ``score`` is the log density of the scaled data: the log
+    determinant of the scaling is to be added by hand.
+
+    References
+    ----------
+    S. Liu, W. Li, H. Zha, H. Zhou, "Neural Parametric Fokker-Planck Equations".
+
+    Examples
+    --------
+    >>> from skfokker import ParametricFokkerPlanck
+    >>> from skfokker.potentials import Quadratic
+    >>> model = ParametricFokkerPlanck(random_state=0).fit(Quadratic([3.0, 0.0]), t_final=1.0)
+    >>> model.sample(1000, t=0.5).shape
+    (1000, 2)
+    >>> round(float(model.log_density([[3.0, 0.0]], t=1.0)[0]), 2)
+    -2.45
+    """
+
+    _parameter_constraints: dict = {
+        "flow": [Flow, None],
+        "scheme": [Scheme, None],
+        "beta": [Interval(Real, 0, None, closed="neither")],
+        "initial": [None, tuple, Gaussian, Distribution, Tensor, "array-like"],
+        "t_final": [Interval(Real, 0, None, closed="neither")],
+        "n_features": [Interval(Integral, 1, None, closed="left"), None],
+        "from_samples": [HasMethods(["fit"]), None],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        flow: Flow | None = None,
+        scheme: Scheme | None = None,
+        *,
+        beta: float = 1.0,
+        initial: Any = None,
+        t_final: float = 1.0,
+        n_features: int | None = None,
+        from_samples: Any = None,
+        device: str = "cpu",
+        random_state: Any = None,
+        verbose: int = 0,
+        warm_start: bool = False,
+    ):
+        self.flow = flow
+        self.scheme = scheme
+        self.beta = beta
+        self.initial = initial
+        self.t_final = t_final
+        self.n_features = n_features
+        self.from_samples = from_samples
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.warm_start = warm_start
+
+    # ------------------------------------------------------------------ fitting
+
+    def fit(self, potential, y=None, *, t_final=None, sample_weight=None) -> ParametricFokkerPlanck:
+        """Solve the equation from t = 0 to the horizon.
+
+        Parameters
+        ----------
+        potential : callable, Potential, Distribution or array-like (n, d)
+            V: any function of a torch tensor (n, d) that returns (n,), differentiable. A torch
+            distribution means V = -beta log_prob. An array is draws from the equilibrium law:
+            V = -beta log of the density that ``from_samples`` fits to them.
+        y : float or ignored
+            A real number is the horizon, as ``t_final``. Anything else is ignored.
+        t_final : float, optional
+            Horizon, the parameter ``t_final`` where not given.
+        sample_weight : array-like (n,), optional
+            Weights of draws, for ``from_samples``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where an argument is not what is said above, each with a sentence that says so;
+            where V or its gradient is not finite (``PotentialError``, at which point and time).
+        """
+        self._validate_params()
+        horizon = as_horizon(y, t_final, self.t_final)
+        device = resolve_device(self.device)
+        continued = self._trajectory() if self.warm_start and self._is_fitted() else None
+        potential, density = self._check_potential(potential, sample_weight, device)
+        d = potential.n_features_in_
+        if continued is not None:
+            self._check_continuation(continued, d, horizon)
+            if horizon <= continued.times[-1]:
+                return self
+        generator = torch_generator(self.random_state, _FIT)
+        if continued is None:
+            self.flow_ = self._choose_flow(potential, d)
+            theta, self.initial_error_ = initial_parameters(
+                self.initial, self.flow_, d, generator, device
+            )
+            t_start, history = 0.0, []
+        else:
+            theta = as_tensor(continued.thetas[-1], device)
+            t_start, history = float(continued.times[-1]), self.history_[:-1]
+        self.scheme_ = self._choose_scheme()
+        equation = FokkerPlanck(CheckedPotential(potential), float(self.beta), d)
+        steps = self._march(equation, theta, t_start, horizon, generator)
+        march = Trajectory.from_steps(steps, self.flow_, d, device)
+        self._store(march if continued is None else continued.followed_by(march))
+        self.history_ = history + [_plain(step.record) for step in steps]
+        self.potential_ = potential
+        if density is not None:
+            self.density_ = density
+        self.certificate_ = self._certify(equation)
+        return self
+
+    def _check_potential(
+        self, potential: Any, sample_weight: Any, device: torch.device
+    ) -> tuple[Potential, Any]:
+        """The potential, of known dimension, and the density fitted where draws were given."""
+        self.__dict__.pop("density_", None)
+        if callable(potential) or isinstance(potential, Distribution):
+            if sample_weight is not None:
+                raise TypeError(
+                    "sample_weight weighs draws, but a potential was given: leave it out."
+                )
+            potential = check_potential(potential, self.n_features, self.beta, device=device)
+            self.n_features_in_ = potential.n_features_in_
+            self.__dict__.pop("feature_names_in_", None)
+            return potential, None
+        if isinstance(potential, Tensor):
+            potential = potential.detach().cpu().numpy()
+        X = validate_data(self, potential, dtype=np.float64, ensure_min_samples=2)
+        if self.n_features not in (None, X.shape[1]):
+            raise ValueError(
+                f"n_features={self.n_features} contradicts the draws, which have {X.shape[1]} "
+                "columns; leave n_features out."
+            )
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+            if not sample_weight.any():
+                raise ValueError(
+                    "All entries of sample_weight are zero: give at least one positive."
+                )
+        component = GaussianDensity() if self.from_samples is None else clone(self.from_samples)
+        density = fit_density(component, X, sample_weight)
+        return potential_of(density, float(self.beta)), density
+
+    def _choose_flow(self, potential: Potential, d: int) -> Flow:
+        return AffineFlow() if self.flow is None else clone(self.flow)
+
+    def _choose_scheme(self) -> Scheme:
+        if self.scheme is not None:
+            return clone(self.scheme)
+        from .schemes.least_squares import LeastSquaresNested
+
+        return LeastSquaresNested()
+
+    def _check_continuation(self, march: Trajectory, d: int, horizon: float) -> None:
+        reached = float(march.times[-1])
+        if march.d != d:
+            raise ValueError(
+                f"warm_start=True continues a march in dimension {march.d}, but the potential has "
+                f"dimension {d}; use warm_start=False to start anew."
+            )
+        if horizon < reached:
+            raise ValueError(
+                f"t_final={horizon:g} lies before t = {reached:g}, where the fitted march already "
+                "is; with warm_start=True give a larger t_final, or use warm_start=False."
+            )
+        if horizon == reached:
+            warnings.warn(
+                f"The march already ends at t_final={horizon:g}; with warm_start=True there is "
+                "nothing left to fit.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _march(
+        self,
+        equation: FokkerPlanck,
+        theta: Tensor,
+        t_start: float,
+        t_final: float,
+        generator: torch.Generator,
+    ) -> list[Step]:
+        """Run the scheme; a KeyboardInterrupt keeps the steps made so far."""
+        steps: list[Step] = []
+        equation.potential.time = t_start
+        self.interrupted_ = False
+        before = time.perf_counter()
+        with Progress(self.verbose, t_start, t_final) as progress:
+            try:
+                for step in self.scheme_.steps(
+                    equation, self.flow_, theta, t_start, t_final, generator
+                ):
+                    now = time.perf_counter()
+                    step.record.update(t=step.t, wall_time=now - before)
+                    steps.append(step)
+                    equation.potential.time, before = step.t, now
+                    progress.update(step)
+            except KeyboardInterrupt:
+                if not steps:
+                    raise
+                self.interrupted_ = True
+        if self.interrupted_:
+            warnings.warn(
+                f"Interrupted at t = {steps[-1].t:g} of {t_final:g}: the model is fitted up to "
+                "there. Set warm_start=True and fit again to go on.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return steps
+
+    def _store(self, march: Trajectory) -> None:
+        self.times_, self.thetas_ = march.times, march.thetas
+        self.velocities_ = march.velocities
+        self.t_final_ = float(march.times[-1])
+
+    def _certify(self, equation: FokkerPlanck) -> Any:
+        """The certificate of the march just stored; None as long as none is computed."""
+        return None
+
+    # ------------------------------------------------------------------ the law at time t
+
+    def sample(self, n_samples: int = 1, t=None, *, random_state=None) -> np.ndarray:
+        """Independent draws from the law at time t.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        t : float or array-like (n_samples,), optional
+            Time, or one a draw; ``t_final_`` where not given.
+        random_state : int, RandomState instance or None
+            None takes that of the estimator.
+
+        Returns
+        -------
+        ndarray (n_samples, d)
+        """
+        march = self._trajectory()
+        z = self._latent(n_samples, random_state, march.device)
+        return march.sample_from(z, as_times(t, self.t_final_, n_samples)).cpu().numpy()
+
+    def paths(self, n_paths: int, times: Sequence[float], *, random_state=None) -> np.ndarray:
+        """The same latent points pushed along time: curves of the deterministic flow.
+
+        Parameters
+        ----------
+        n_paths : int
+        times : array-like (k,)
+            Each in [0, ``t_final_``].
+        random_state : int, RandomState instance or None
+            None takes that of the estimator.
+
+        Returns
+        -------
+        ndarray (k, n_paths, d)
+            Each slice has the law of its time; each curve follows the velocity of
+            :meth:`velocity`, not the noise of a diffusion.
+        """
+        march = self._trajectory()
+        times = np.asarray(times, dtype=float)
+        if times.ndim != 1:
+            raise ValueError(f"times must have shape (k,), got shape {times.shape}.")
+        times = as_times(times, self.t_final_, len(times))
+        z = self._latent(n_paths, random_state, march.device)
+        paths = np.empty((len(times), n_paths, march.d))
+        for k, t in enumerate(times):
+            paths[k] = march.sample_from(z, float(t)).cpu().numpy()
+        return paths
+
+    def at(self, t: float | None = None) -> TransportedNormal:
+        """The law at time t (``t_final_`` where not given) as a torch distribution.
+
+        Its ``log_prob`` is differentiable in the points.
+        """
+        return self._trajectory().law(as_times(t, self.t_final_))
+
+    def log_density(self, X, t=None):
+        """Log density of the law at time t.
+
+        Parameters
+        ----------
+        X : array-like or Tensor (n, d)
+        t : float or array-like (n,), optional
+            Time, or one a row; ``t_final_`` where not given.
+
+        Returns
+        -------
+        ndarray or Tensor (n,)
+        """
+        return self._evaluate("log_density", X, t)
+
+    def grad_log_density(self, X, t=None):
+        """Score grad log rho(t, x), shape (n, d); arguments as in :meth:`log_density`."""
+        return self._evaluate("score", X, t)
+
+    def velocity(self, X, t=None):
+        """Velocity v with d rho/dt = -div(rho v), shape (n, d), in the units of X per time.
+
+        It is that of the fitted law, and close to -grad V - beta grad log rho. Arguments as in
+        :meth:`log_density`.
+        """
+        return self._evaluate("velocity", X, t)
+
+    def transform(self, X, t=None):
+        """Points of the law at time t to the reference: N(0, I) if X has that law.
+
+        Arguments as in :meth:`log_density`; shape (n, d).
+        """
+        return self._evaluate("latent", X, t)
+
+    def inverse_transform(self, X, t=None):
+        """Points of the reference N(0, I) to the law at time t; the inverse of :meth:`transform`.
+
+        Arguments as in :meth:`log_density`; shape (n, d).
+        """
+        return self._evaluate("sample_from", X, t)
+
+    def score_samples(self, X, t=None):
+        """Log density at X (n, d), as :meth:`log_density`."""
+        return self.log_density(X, t)
+
+    def score(self, X, y=None, *, t=None) -> float:
+        """Mean log density at X (n, d); y is ignored."""
+        return float(self.log_density(X, t).mean())
+
+    # ------------------------------------------------------------------ inside
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "thetas_" in self.__dict__
+
+    def _is_fitted(self) -> bool:
+        return self.__sklearn_is_fitted__()
+
+    def _trajectory(self) -> Trajectory:
+        check_is_fitted(self)
+        return Trajectory(
+            self.times_,
+            self.thetas_,
+            self.velocities_,
+            self.flow_,
+            self.n_features_in_,
+            resolve_device(self.device),
+        )
+
+    def _evaluate(self, what: str, X: Any, t: Any) -> Any:
+        march = self._trajectory()
+        points, restore = as_points(self, X, march.device)
+        return restore(getattr(march, what)(points, as_times(t, self.t_final_, len(points))))
+
+    def _latent(self, n: int, random_state: Any, device: torch.device) -> Tensor:
+        if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
+            raise ValueError(f"The number of samples must be an integer of at least 1, got {n!r}.")
+        state = self.random_state if random_state is None else random_state
+        generator = torch_generator(state, _SAMPLE)
+        z = torch.randn(int(n), self.n_features_in_, generator=generator, dtype=torch.float64)
+        return z.to(device)
+
+
+def _plain(record: dict) -> dict:
+    """A step's record with its numbers as plain numbers."""
+
+    def plain(value):
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().numpy()
+        if isinstance(value, np.ndarray | np.generic):
+            return value.item() if value.ndim == 0 else np.array(value)
+        return value
+
+    return {name: plain(value) for name, value in record.items()}

@@ -1,0 +1,184 @@
+"""Parameters of the start: exact for a Gaussian, by maximum likelihood for any other law."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from scipy.special import digamma, gammaln
+from sklearn.base import BaseEstimator
+from torch import Tensor
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+)
+
+from .distribution import TransportedNormal
+from .flows.base import Flow
+from .potentials.base import as_covariance, as_float64
+
+N_DRAWS = 8192  # draws of a law that is not Gaussian, for the fit and again for its error
+
+
+class Gaussian(BaseEstimator):
+    """The start N(mean, covariance), met exactly by flows that end in an affine layer.
+
+    Parameters
+    ----------
+    mean : float or array-like (d,), default=0
+    covariance : float, array-like (d,) or (d, d), default=1
+        A variance for every coordinate, d variances, or a symmetric positive definite matrix.
+    """
+
+    def __init__(self, mean=0.0, covariance=1.0):
+        self.mean = mean
+        self.covariance = covariance
+
+    def moments(self, d: int) -> tuple[Tensor, Tensor]:
+        """Mean (d,) and lower Cholesky factor of the covariance (d, d), float64."""
+        mean = as_float64(self.mean, "the mean of initial")
+        if mean.ndim > 1 or mean.numel() not in (1, d):
+            raise ValueError(
+                f"the mean of initial must be a number or have shape ({d},) like the points, got "
+                f"shape {tuple(mean.shape)}"
+            )
+        covariance = as_covariance(self.covariance, d, "the covariance of initial")
+        return mean.reshape(-1).expand(d).clone(), torch.linalg.cholesky(covariance)
+
+
+def initial_parameters(
+    initial: Any, flow: Flow, d: int, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, float]:
+    """Parameters theta_0 of the start, and its error E_0 = KL(rho_0 | rho_theta_0).
+
+    Parameters
+    ----------
+    initial : None, (mean, covariance), Gaussian, Distribution or array-like (n, d)
+        None is N(0, I). Gaussians are met exactly where ``flow.with_affine`` can; everything else
+        is fitted by maximum likelihood, to draws.
+    flow : Flow
+    d : int
+    generator : torch.Generator
+    device : torch.device
+
+    Returns
+    -------
+    theta : Tensor (m,)
+    error : float
+        0 where the start is met exactly. Otherwise estimated on draws that were not fitted: from
+        both log densities for a distribution, and for an array with the nearest-neighbour
+        estimate of its entropy (which is biased upwards in high dimension).
+    """
+    theta = flow.init(d, generator).to(device, torch.float64)
+    gaussian = _as_gaussian(initial)
+    if gaussian is not None:
+        mean, scale = (a.to(device) for a in gaussian.moments(d))
+        if not mean.any() and torch.equal(scale, torch.eye(d).to(scale)):
+            return theta, 0.0
+        exact = flow.with_affine(theta, mean, scale)
+        if exact is not None:
+            return exact, 0.0
+        initial = MultivariateNormal(mean.cpu(), scale_tril=scale.cpu())
+    if isinstance(initial, Distribution):
+        draws, held_out = _draw(initial, d, generator), _draw(initial, d, generator)
+    else:
+        draws = _as_draws(initial, d)
+        order = torch.randperm(len(draws), generator=generator)
+        held_out, draws = draws[order].tensor_split([max(len(draws) // 5, 2)])
+    theta = maximum_likelihood(flow, theta, draws.to(device))
+    fitted = TransportedNormal(flow, theta, d).log_prob(held_out.to(device)).cpu()
+    if isinstance(initial, Distribution):
+        points = held_out if initial.event_shape else held_out[:, 0]
+        return theta, float((initial.log_prob(points) - fitted).mean())
+    return theta, float(-nearest_neighbour_entropy(held_out.numpy()) - fitted.mean())
+
+
+def maximum_likelihood(flow: Flow, theta: Tensor, draws: Tensor, max_iter: int = 200) -> Tensor:
+    """Parameters that maximise the likelihood of draws (n, d): L-BFGS from the Gaussian fit."""
+    d = draws.shape[1]
+    gap = draws - draws.mean(0)
+    covariance = gap.T @ gap / len(draws)
+    covariance = covariance + 1e-9 * covariance.diagonal().mean() * torch.eye(d).to(gap)
+    gaussian = flow.with_affine(theta, draws.mean(0), torch.linalg.cholesky(covariance))
+    theta = (theta if gaussian is None else gaussian).clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [theta],
+        max_iter=max_iter,
+        history_size=30,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-10,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = -TransportedNormal(flow, theta, d).log_prob(draws).mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return theta.detach()
+
+
+def nearest_neighbour_entropy(x: np.ndarray) -> float:
+    """Differential entropy of the law of draws x (n, d).
+
+    L. F. Kozachenko and N. N. Leonenko, "Sample estimate of the entropy of a random vector" (1987).
+    """
+    n, d = x.shape
+    distance = cKDTree(x).query(x, 2)[0][:, 1]
+    log_ball = 0.5 * d * np.log(np.pi) - gammaln(0.5 * d + 1)
+    tiny = np.finfo(float).tiny
+    return float(d * np.log(np.maximum(distance, tiny)).mean() + log_ball + digamma(n) - digamma(1))
+
+
+def _as_gaussian(initial: Any) -> Gaussian | None:
+    if initial is None:
+        return Gaussian()
+    if isinstance(initial, Gaussian):
+        return initial
+    if isinstance(initial, tuple):
+        if len(initial) != 2:
+            raise ValueError(
+                f"initial as a tuple is (mean, covariance), got {len(initial)} entries; give "
+                "draws as an array of shape (n, d)."
+            )
+        return Gaussian(*initial)
+    if isinstance(initial, MultivariateNormal | LowRankMultivariateNormal):
+        if not initial.batch_shape:
+            return Gaussian(initial.mean, initial.covariance_matrix)
+    if isinstance(initial, Independent) and isinstance(initial.base_dist, Normal):
+        if not initial.batch_shape and len(initial.event_shape) == 1:
+            return Gaussian(initial.mean, initial.variance)
+    if isinstance(initial, Normal) and not initial.batch_shape:
+        return Gaussian(initial.mean, initial.variance)
+    return None
+
+
+def _draw(law: Distribution, d: int, generator: torch.Generator) -> Tensor:
+    shape = tuple(law.batch_shape), tuple(law.event_shape)
+    if shape != ((), (d,)) and not (d == 1 and shape == ((), ())):
+        raise ValueError(
+            f"initial must have batch_shape () and event_shape ({d},), got {shape[0]} and "
+            f"{shape[1]}; for independent coordinates wrap it in "
+            "torch.distributions.Independent(law, 1)."
+        )
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return law.sample((N_DRAWS,)).reshape(N_DRAWS, d).cpu().to(torch.float64)
+
+
+def _as_draws(initial: Any, d: int) -> Tensor:
+    draws = as_float64(initial, "initial")
+    if draws.ndim != 2 or draws.shape[1] != d or len(draws) < 10:
+        raise ValueError(
+            f"initial as an array holds at least 10 draws of shape (n, {d}), got shape "
+            f"{tuple(draws.shape)}; a Gaussian start is the tuple (mean, covariance)."
+        )
+    return draws

@@ -1,0 +1,91 @@
+"""How a fitted estimator is pickled: numpy and specs only, stamped with versions."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from typing import Any
+
+import skfokker
+
+STATE_VERSION = 1
+
+# From the version of an older state to the function that makes the next version of it.
+MIGRATIONS: dict[int, Any] = {}
+
+
+class PersistentMixin:
+    """Pickling for an estimator whose ``potential_`` may be code that cannot be pickled.
+
+    Such a potential (a lambda, a function defined inside another one) is left out with a warning
+    that names it; everything that needs the trajectory only keeps working after loading.
+    """
+
+    def __getstate__(self) -> dict:
+        state = dict(super().__getstate__())
+        potential = state.get("potential_")
+        if potential is not None:
+            problem = _pickling_problem(potential)
+            if problem is not None:
+                del state["potential_"]
+                state["_dropped_potential"] = repr(potential)
+                warnings.warn(
+                    f"potential_ = {potential!r} cannot be pickled ({problem}) and is left out: "
+                    "sample, log_density and the like will work on the loaded model, and to fit "
+                    "further it needs the potential again. A function defined at the top of a "
+                    "module that can be imported is kept.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        if self.__sklearn_is_fitted__():
+            state["_skfokker_version"] = skfokker.__version__
+            state["_skfokker_state"] = STATE_VERSION
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        state = dict(state)
+        version = state.pop("_skfokker_state", None)
+        written_by = state.pop("_skfokker_version", None)
+        if version is not None and version > STATE_VERSION:
+            warnings.warn(
+                f"This model was saved by skfokker {written_by} (state version {version}), newer "
+                f"than the one installed, {skfokker.__version__} (state version {STATE_VERSION}): "
+                "it may not work. Upgrade skfokker to be safe.",
+                UserWarning,
+                stacklevel=2,
+            )
+        while version is not None and version < STATE_VERSION:
+            state = MIGRATIONS[version](state)
+            version += 1
+        super().__setstate__(state)
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        # A copy within the process is no pickling: nothing has to be left out.
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
+
+    def __copy__(self) -> Any:
+        new = type(self).__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only where the attribute is not there.
+        if name == "potential_" and "_dropped_potential" in self.__dict__:
+            raise AttributeError(
+                f"potential_ is missing: it was {self.__dict__['_dropped_potential']}, which could "
+                "not be pickled when this model was saved. Pass the potential to fit again."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _pickling_problem(value: Any) -> str | None:
+    """Why a value cannot be pickled, or None."""
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # pickling runs code of the user's, which may raise anything
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,152 @@
+"""The stored march: times, parameters, velocities, and the law at every time between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .distribution import TransportedNormal
+from .flows.base import Flow
+from .schemes.base import Step
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """theta(t) as a cubic Hermite spline through the stored steps, and the laws it describes.
+
+    Attributes
+    ----------
+    times : ndarray (k,)
+        Increasing.
+    thetas, velocities : ndarray (k, m)
+        Parameters and their time derivatives at ``times``.
+    flow : Flow
+        The family of maps.
+    d : int
+        Dimension.
+    device : torch.device
+        Where the laws are computed.
+    """
+
+    times: np.ndarray
+    thetas: np.ndarray
+    velocities: np.ndarray
+    flow: Flow
+    d: int
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def from_steps(cls, steps: Sequence[Step], flow: Flow, d: int, device=None) -> Trajectory:
+        """Collect the steps of a march; missing velocities become second-order differences."""
+        times = np.array([step.t for step in steps], dtype=float)
+        thetas = np.stack([_numpy(step.theta) for step in steps])
+        missing = [k for k, step in enumerate(steps) if step.velocity is None]
+        velocities = np.empty_like(thetas)
+        for k, step in enumerate(steps):
+            if step.velocity is not None:
+                velocities[k] = _numpy(step.velocity)
+        if missing:
+            velocities[missing] = finite_differences(times, thetas)[missing]
+        return cls(times, thetas, velocities, flow, d, device or torch.device("cpu"))
+
+    def followed_by(self, later: Trajectory) -> Trajectory:
+        """This march and one that starts where it ends, as one."""
+        return Trajectory(
+            np.concatenate([self.times[:-1], later.times]),
+            np.concatenate([self.thetas[:-1], later.thetas]),
+            np.concatenate([self.velocities[:-1], later.velocities]),
+            self.flow,
+            self.d,
+            later.device,
+        )
+
+    def at(self, t: float) -> tuple[np.ndarray, np.ndarray]:
+        """theta(t) and theta'(t), each (m,); t must lie within the stored times."""
+        times, thetas, velocities = self.times, self.thetas, self.velocities
+        if not times[0] <= t <= times[-1]:
+            raise ValueError(f"t = {t:g} is outside the stored span [{times[0]:g}, {times[-1]:g}].")
+        if len(times) == 1:
+            return thetas[0].copy(), velocities[0].copy()
+        k = min(int(np.searchsorted(times, t, side="right")) - 1, len(times) - 2)
+        h = times[k + 1] - times[k]
+        s = (t - times[k]) / h
+        rise = thetas[k + 1] - thetas[k]
+        before, after = velocities[k], velocities[k + 1]
+        theta = (
+            (1 + 2 * s) * (1 - s) ** 2 * thetas[k]
+            + s**2 * (3 - 2 * s) * thetas[k + 1]
+            + h * s * (1 - s) * ((1 - s) * before - s * after)
+        )
+        dtheta = (
+            6 * s * (1 - s) * rise / h + (1 - s) * (1 - 3 * s) * before + s * (3 * s - 2) * after
+        )
+        return theta, dtheta
+
+    def law(self, t: float) -> TransportedNormal:
+        """The law at time t."""
+        return TransportedNormal(self.flow, self._tensor(self.at(t)[0]), self.d)
+
+    def sample_from(self, z: Tensor, t: float | Tensor) -> Tensor:
+        """Latent points z (n, d) pushed to time t, a number or one time a row (n,)."""
+        return self._by_time(lambda law, z, _: law.push(z), z, t)
+
+    def latent(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Points x (n, d) pulled back from time t to the reference N(0, I)."""
+        return self._by_time(lambda law, x, _: law.pull(x), x, t)
+
+    def log_density(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """log rho(t, x) at x (n, d), shape (n,)."""
+        return self._by_time(lambda law, x, _: law.log_prob(x), x, t)
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """grad log rho(t, x) at x (n, d)."""
+        return self._by_time(lambda law, x, _: law.score(x), x, t)
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Velocity (dT/dtheta) theta'(t) of the stored march at x (n, d).
+
+        d rho/dt = -div(rho velocity) holds exactly for the law at every t, also between the
+        stored times.
+        """
+        return self._by_time(lambda law, x, dtheta: law.velocity(x, dtheta), x, t)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, dtype=torch.float64, device=self.device)
+
+    @torch.no_grad()
+    def _by_time(
+        self, work: Callable[[TransportedNormal, Tensor, Tensor], Tensor], x: Tensor, t
+    ) -> Tensor:
+        """Apply ``work(law, points, theta')`` to the rows of x, grouped by their times."""
+
+        def at_one_time(t, x):
+            theta, dtheta = (self._tensor(a) for a in self.at(t))
+            return work(TransportedNormal(self.flow, theta, self.d), x, dtheta)
+
+        if np.ndim(t) == 0:
+            return at_one_time(float(t), x)
+        distinct, group = np.unique(np.asarray(t), return_inverse=True)
+        order = torch.as_tensor(np.argsort(group, kind="stable"), device=x.device)
+        ends = np.cumsum(np.bincount(group))[:-1]
+        rows = torch.tensor_split(order, [int(e) for e in ends])
+        out = None
+        for one_time, index in zip(distinct, rows, strict=True):
+            part = at_one_time(float(one_time), x[index])
+            out = part.new_empty(len(x), *part.shape[1:]) if out is None else out
+            out[index] = part
+        return out
+
+
+def finite_differences(times: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Time derivatives of values (k, m) at uneven times (k,), second order where k allows it."""
+    if len(times) == 1:
+        return np.zeros_like(values)
+    return np.gradient(values, times, axis=0, edge_order=min(2, len(times) - 1))
+
+
+def _numpy(theta: Tensor) -> np.ndarray:
+    return theta.detach().to("cpu", torch.float64).numpy()
