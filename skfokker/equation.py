@@ -28,11 +28,14 @@ class FokkerPlanck:
         Diffusion coefficient.
     d : int
         Dimension.
+    separable : bool
+        V is a sum of functions of one coordinate each, as far as is known.
     """
 
     potential: Potential
     beta: float
     d: int
+    separable: bool = False
 
     def driving_force(self, y: Tensor, score: Tensor) -> Tensor:
         """g = grad V + beta grad log rho at y (n, d): the exact velocity is -g."""

@@ -9,6 +9,7 @@ from skfokker.flows import (
     AutogradLinearization,
     Composition,
     ElementwiseFlow,
+    Inverse,
     TriangularFlow,
 )
 
@@ -18,7 +19,9 @@ FLOWS = {
     "elementwise": ElementwiseFlow(n_intervals=12),
     "triangular": TriangularFlow(n_hidden=9),
     "reversed": TriangularFlow(n_hidden=9, reverse=True),
-    "separable": Composition([ElementwiseFlow(12), AffineFlow(diagonal=True)]),
+    "inverse elementwise": Inverse(ElementwiseFlow(n_intervals=12)),
+    "inverse triangular": Inverse(TriangularFlow(n_hidden=9)),
+    "separable": Composition([Inverse(ElementwiseFlow(12)), AffineFlow(diagonal=True)]),
     "composition": Composition(
         [ElementwiseFlow(12), TriangularFlow(9), TriangularFlow(9, reverse=True), AffineFlow()]
     ),
@@ -43,6 +46,18 @@ def random_state(flow, d, scale=0.3, n=40, seed=0):
     return theta, x
 
 
+def derivatives(flow, theta, x):
+    """dT/dtheta, dT/dx and the gradients of log_det, point by point with autograd."""
+
+    def point(theta, x):
+        y, log_det = flow.forward(theta, x[None])
+        return torch.cat([y[0], log_det])
+
+    rows = [torch.autograd.functional.jacobian(point, (theta, p)) for p in x]
+    by_theta, by_x = (torch.stack(blocks) for blocks in zip(*rows, strict=True))
+    return by_theta[:, :-1], by_x[:, :-1], by_x[:, -1]
+
+
 def test_identity_at_init(flow, d):
     theta, x = flow.init(d), 3 * torch.randn(50, d, dtype=torch.float64)
     y, log_det = flow.forward(theta, x)
@@ -57,7 +72,7 @@ def test_inverse_is_exact(flow, d, scale):
     y, log_det = flow.forward(theta, x)
     back, log_det_back = flow.inverse(theta, y)
     # the condition number of the map bounds what float64 can do
-    slope = torch.linalg.svdvals(AutogradLinearization(flow, theta, x).jacobian()[1])
+    slope = torch.linalg.svdvals(derivatives(flow, theta, x)[1])
     condition = (slope[:, 0] / slope[:, -1])[:, None] * (1 + y.abs())
     assert ((back - x).abs() / condition).max() < 1e-13
     assert ((log_det + log_det_back).abs() / condition[:, 0]).max() < 1e-12
@@ -66,36 +81,49 @@ def test_inverse_is_exact(flow, d, scale):
 def test_log_det_is_that_of_the_jacobian(flow, d):
     theta, x = random_state(flow, d)
     _, log_det = flow.forward(theta, x)
-    jacobian = AutogradLinearization(flow, theta, x).jacobian()[1]
+    jacobian = derivatives(flow, theta, x)[1]
     torch.testing.assert_close(log_det, torch.linalg.slogdet(jacobian)[1], rtol=0, atol=1e-9)
 
 
-def test_linearization_is_that_of_autograd(flow, d):
-    theta, x = random_state(flow, d)
-    ours, autograd = flow.linearize(theta, x), AutogradLinearization(flow, theta, x)
+@pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "autograd"])
+def test_linearization(flow, d, by_hand):
+    theta, x = random_state(flow, d, n=12)
+    if by_hand:
+        lin = flow.linearize(theta, x)
+    elif "Inverse" in repr(flow):
+        pytest.skip("the inverse of a flow always brings its linearization")
+    else:
+        lin = AutogradLinearization(flow, theta, x)
+    by_theta, by_x, grad_log_det = derivatives(flow, theta, x)
     dtheta, dx, v = torch.randn_like(theta), torch.randn_like(x), torch.randn_like(x)
+    left = torch.randn(len(x), 3, d, dtype=torch.float64)
 
     def close(a, b):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
-    close(ours.y, autograd.y)
-    close(ours.log_det, autograd.log_det)
-    close(ours.push_score(v), autograd.push_score(v))
-    close(ours.jvp(dtheta), autograd.jvp(dtheta))
-    close(ours.jvp(dtheta, dx), autograd.jvp(dtheta, dx))
-    left = torch.randn(len(x), 3, d, dtype=torch.float64)
-    for chain in (None, left):
-        for a, b in zip(ours.jacobian(chain), autograd.jacobian(chain), strict=True):
-            close(a, b)
-    for a, b in zip(ours.vjp(v), autograd.vjp(v), strict=True):
+    y, log_det = flow.forward(theta, x)
+    close(lin.y, y)
+    close(lin.log_det, log_det)
+    close(lin.grad_log_det(), grad_log_det)
+    close(lin.solve(v), torch.linalg.solve(by_x, v))
+    close(lin.solve_transposed(v), torch.linalg.solve(by_x.mT, v))
+    close(lin.solve_transposed(left), torch.linalg.solve(by_x, left, left=False))
+    close(lin.push_score(v), torch.linalg.solve(by_x.mT, v - grad_log_det))
+    close(lin.jvp(dtheta), by_theta @ dtheta)
+    close(lin.jvp(dtheta, dx), by_theta @ dtheta + (by_x @ dx[..., None])[..., 0])
+    for a, b in zip(lin.jacobian(), (by_theta, by_x), strict=True):
         close(a, b)
-    if flow.separable:
-        full, slope = autograd.jacobian()
+    for a, b in zip(lin.jacobian(left), (left @ by_theta, left @ by_x), strict=True):
+        close(a, b)
+    pulled = torch.einsum("ndm,nd->m", by_theta, v), torch.einsum("nij,ni->nj", by_x, v)
+    for a, b in zip(lin.vjp(v), pulled, strict=True):
+        close(a, b)
+    if flow.separable and by_hand:
         index = flow.coordinate_index(d)
         assert sorted(index.flatten().tolist()) == list(range(len(theta)))
         for i in range(d):
-            close(ours.coordinate_jacobian()[:, i], full[:, i, index[i]])
-            close(ours.coordinate_slope()[:, i], slope[:, i, i])
+            close(lin.coordinate_jacobian()[:, i], by_theta[:, i, index[i]])
+            close(lin.coordinate_slope()[:, i], by_x[:, i, i])
 
 
 def test_tails_stay_onto(d):

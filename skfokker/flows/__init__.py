@@ -4,6 +4,7 @@ from .affine import AffineFlow
 from .base import AutogradLinearization, Flow, Linearization
 from .composition import Composition
 from .elementwise import ElementwiseFlow
+from .inverse import Inverse
 from .triangular import TriangularFlow
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Composition",
     "ElementwiseFlow",
     "Flow",
+    "Inverse",
     "Linearization",
     "TriangularFlow",
 ]

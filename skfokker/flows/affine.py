@@ -91,11 +91,22 @@ class _AffineLinearization(Linearization):
         self.matrix = torch.diag(self.upper) if flow.diagonal else self.lower @ self.upper
         self.y, self.log_det = flow.forward(theta, x)
 
-    def push_score(self, score):
+    def grad_log_det(self):
+        return torch.zeros_like(self.x)
+
+    def solve(self, v):
         if self.flow.diagonal:
-            return score / self.upper
-        s = torch.linalg.solve_triangular(self.upper.T, score.T, upper=False)
-        return torch.linalg.solve_triangular(self.lower.T, s, upper=True, unitriangular=True).T
+            return v / self.upper
+        v = torch.linalg.solve_triangular(self.lower, v.T, upper=False, unitriangular=True)
+        return torch.linalg.solve_triangular(self.upper, v, upper=True).T
+
+    def solve_transposed(self, v):
+        if self.flow.diagonal:
+            return v / self.upper
+        v = torch.linalg.solve_triangular(self.upper, v, upper=True, left=False)
+        return torch.linalg.solve_triangular(
+            self.lower, v, upper=False, left=False, unitriangular=True
+        )
 
     def _tangent(self, dtheta):
         """db and dA for a tangent dtheta."""

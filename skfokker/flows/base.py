@@ -69,9 +69,21 @@ class Linearization:
     y: Tensor
     log_det: Tensor
 
+    def grad_log_det(self) -> Tensor:
+        """Gradient in x of log \\|det dT/dx\\|, (n, d)."""
+        raise NotImplementedError
+
+    def solve(self, v: Tensor) -> Tensor:
+        """(dT/dx)^{-1} v for v (n, d)."""
+        raise NotImplementedError
+
+    def solve_transposed(self, v: Tensor) -> Tensor:
+        """(dT/dx)^{-T} v for v (n, d), or for every row of v (n, r, d)."""
+        raise NotImplementedError
+
     def push_score(self, score: Tensor) -> Tensor:
         """Carry a score (n, d) forward: s_y = (dT/dx)^{-T} (s_x - grad log \\|det dT/dx\\|)."""
-        raise NotImplementedError
+        return self.solve_transposed(score - self.grad_log_det())
 
     def jvp(self, dtheta: Tensor, dx: Tensor | None = None) -> Tensor:
         """Push a tangent forward: (dT/dtheta) dtheta + (dT/dx) dx, shape (n, d)."""
@@ -108,6 +120,7 @@ class AutogradLinearization(Linearization):
         self.flow, self.theta, self.x = flow, theta.detach(), x.detach()
         with torch.no_grad():
             self.y, self.log_det = flow.forward(self.theta, self.x)
+        self._derivatives = None
 
     def _map(self, theta, x):
         return self.flow.forward(theta, x)[0]
@@ -116,11 +129,23 @@ class AutogradLinearization(Linearization):
         y, log_det = self.flow.forward(theta, x[None])
         return y[0], log_det[0]
 
-    def push_score(self, score):
-        slope, grad_log_det = torch.func.vmap(torch.func.jacrev(self._point, argnums=1), (None, 0))(
-            self.theta, self.x
-        )
-        return torch.linalg.solve(slope.transpose(1, 2), score - grad_log_det)
+    def _by_x(self):
+        """dT/dx (n, d, d) and grad log |det dT/dx| (n, d), once."""
+        if self._derivatives is None:
+            derivative = torch.func.vmap(torch.func.jacrev(self._point, argnums=1), (None, 0))
+            self._derivatives = derivative(self.theta, self.x)
+        return self._derivatives
+
+    def grad_log_det(self):
+        return self._by_x()[1]
+
+    def solve(self, v):
+        return torch.linalg.solve(self._by_x()[0], v)
+
+    def solve_transposed(self, v):
+        if v.ndim == 3:
+            return torch.linalg.solve(self._by_x()[0], v, left=False)
+        return torch.linalg.solve(self._by_x()[0].transpose(1, 2), v)
 
     def jvp(self, dtheta, dx=None):
         dx = torch.zeros_like(self.x) if dx is None else dx

@@ -101,6 +101,23 @@ class _CompositionLinearization(Linearization):
             score = layer.push_score(score)
         return score
 
+    def grad_log_det(self):
+        total = None
+        for layer in reversed(self.layers):
+            gradient = layer.grad_log_det()
+            total = gradient if total is None else gradient + layer.vjp(total)[1]
+        return total
+
+    def solve(self, v):
+        for layer in reversed(self.layers):
+            v = layer.solve(v)
+        return v
+
+    def solve_transposed(self, v):
+        for layer in self.layers:
+            v = layer.solve_transposed(v)
+        return v
+
     def jvp(self, dtheta, dx=None):
         for layer, part in zip(self.layers, dtheta.split(self.sizes), strict=True):
             dx = layer.jvp(part, dx)

@@ -122,15 +122,16 @@ class _LogSlope:
         right = self.values[self.coordinate, interval + 1]
         s = ((inside - left) / (right - left)).clamp(0, 1)
         low, high = torch.zeros_like(s), torch.ones_like(s)
+        small = torch.finfo(s.dtype).eps ** 0.5
         for _ in range(60):
             value, q = self.evaluate(interval, s)
             error = value - inside
             low, high = torch.where(error > 0, low, s), torch.where(error > 0, s, high)
             newton = s - error / (self.h * q.exp())
-            step = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
-            done = (step - s).abs().max() <= 2e-16 if s.dtype == torch.float64 else 2e-7
-            s = step
-            if done:
+            guarded = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+            converged = (guarded - s).abs().max() < small  # this step then squared the error
+            s = guarded
+            if converged:
                 break
         q = self._polynomial(self.cubics[self.coordinate, interval], s)
         x = (interval + s) * self.h - self.radius + (y - inside) * (-q).exp()
@@ -184,8 +185,14 @@ class _ElementwiseLinearization(Linearization):
         self.y, q, self.slope_q, self.by_theta = spline.derivatives(*spline.locate(x))
         self.log_det, self.slope = q.sum(1), q.exp()
 
-    def push_score(self, score):
-        return (score - self.slope_q) / self.slope
+    def grad_log_det(self):
+        return self.slope_q
+
+    def solve(self, v):
+        return v / self.slope
+
+    def solve_transposed(self, v):
+        return v / (self.slope if v.ndim == 2 else self.slope[:, None])
 
     def jvp(self, dtheta, dx=None):
         dy = torch.einsum("ndp,dp->nd", self.by_theta, dtheta.view(self.by_theta.shape[1:]))

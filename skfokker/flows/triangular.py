@@ -128,11 +128,17 @@ class _TriangularLinearization(Linearization):
     def _by_x(self):
         return self._by_hidden() @ self.weight + torch.diag_embed(self.scale)
 
-    def push_score(self, score):
-        grad_log_det = (self.outer_s.sum(0) * self.slope) @ self.weight
-        rhs = (self._flip(score) - grad_log_det)[:, :, None]
-        upper = self._by_x().transpose(1, 2)
-        return self._flip(torch.linalg.solve_triangular(upper, rhs, upper=True)[:, :, 0])
+    def grad_log_det(self):
+        return self._flip((self.outer_s.sum(0) * self.slope) @ self.weight)
+
+    def solve(self, v):
+        v = self._flip(v)[:, :, None]
+        return self._flip(torch.linalg.solve_triangular(self._by_x(), v, upper=False)[:, :, 0])
+
+    def solve_transposed(self, v):
+        rows = self._flip(v if v.ndim == 3 else v[:, None])
+        rows = torch.linalg.solve_triangular(self._by_x(), rows, upper=False, left=False)
+        return self._flip(rows if v.ndim == 3 else rows[:, 0])
 
     def jvp(self, dtheta, dx=None):
         dweight, dbias, douter_s, douter_m = self.flow._parts(dtheta, self.d)
@@ -188,8 +194,14 @@ class _Trivial(Linearization):
     def __init__(self, x):
         self.y, self.log_det = x, torch.zeros_like(x[:, 0])
 
-    def push_score(self, score):
-        return score
+    def grad_log_det(self):
+        return torch.zeros_like(self.y)
+
+    def solve(self, v):
+        return v
+
+    def solve_transposed(self, v):
+        return v
 
     def jvp(self, dtheta, dx=None):
         return torch.zeros_like(self.y) if dx is None else dx

@@ -1,0 +1,46 @@
+"""The default family of maps, by what is known of the problem."""
+
+from __future__ import annotations
+
+from .affine import AffineFlow
+from .base import Flow
+from .composition import Composition
+from .elementwise import ElementwiseFlow
+from .inverse import Inverse
+from .triangular import TriangularFlow
+
+
+def choose_flow(structure, *, gaussian: bool = True, diagonal: bool = True) -> Flow:
+    """The map that suits a potential of the given structure.
+
+    - quadratic V, Gaussian start: affine, which is exact (section 3.4);
+    - V a sum over coordinates: one monotone spline a coordinate, parametrised on the side of
+      the data, behind a diagonal affine map;
+    - otherwise: triangular maps in both orders between splines, before an affine map.
+
+    Parameters
+    ----------
+    structure : Structure
+        See :func:`skfokker.structure.probe`.
+    gaussian : bool
+        Whether rho_0 is a Gaussian.
+    diagonal : bool
+        Whether rho_0 has independent coordinates.
+    """
+    separable = structure.separable and diagonal
+    if structure.quadratic and gaussian:
+        return AffineFlow(diagonal=separable)
+    if separable:
+        return Composition(
+            [Inverse(ElementwiseFlow(n_intervals=48, radius=6.0)), AffineFlow(diagonal=True)]
+        )
+    d = len(structure.interacts)
+    return Composition(
+        [
+            Inverse(ElementwiseFlow(n_intervals=16)),
+            TriangularFlow(n_hidden=max(32, 4 * d)),
+            TriangularFlow(n_hidden=max(32, 4 * d), reverse=True),
+            Inverse(ElementwiseFlow(n_intervals=16)),
+            AffineFlow(),
+        ]
+    )

@@ -1,0 +1,111 @@
+"""The inverse of a flow, as a flow: parametrised on the data side."""
+
+from __future__ import annotations
+
+import torch
+
+from .base import Flow, Linearization
+
+
+class Inverse(Flow):
+    r"""T = S^{-1} for a flow S from data to latent points.
+
+    The parameters of S live in the space of the data, where log rho is as smooth as the
+    potential; a map parametrised on the latent side has to resolve the same features through
+    its own, possibly steep, slope.
+
+    Parameters
+    ----------
+    flow : Flow
+        The map S.
+    """
+
+    def __init__(self, flow: Flow):
+        self.flow = flow
+
+    @property
+    def separable(self):
+        return self.flow.separable
+
+    def n_parameters(self, d):
+        return self.flow.n_parameters(d)
+
+    def coordinate_index(self, d):
+        return self.flow.coordinate_index(d)
+
+    def init(self, d, generator=None):
+        return self.flow.init(d, generator)
+
+    def forward(self, theta, x):
+        with torch.no_grad():
+            y, log_det = self.flow.inverse(theta, x)
+        if not (torch.is_grad_enabled() and (theta.requires_grad or x.requires_grad)):
+            return y, log_det
+        # implicit function theorem: one Newton step from the solution carries the derivatives
+        with torch.no_grad():
+            back = self.flow.linearize(theta, y)
+        y = y + _Solve.apply(x - self.flow.forward(theta, y)[0], back)
+        return y, -self.flow.forward(theta, y)[1]
+
+    def inverse(self, theta, y):
+        return self.flow.forward(theta, y)
+
+    def linearize(self, theta, x):
+        return _InverseLinearization(self, theta, x)
+
+
+class _Solve(torch.autograd.Function):
+    """v -> (dS/dy)^{-1} v at fixed dS/dy."""
+
+    @staticmethod
+    def forward(ctx, v, linearization):
+        ctx.linearization = linearization
+        return linearization.solve(v)
+
+    @staticmethod
+    def backward(ctx, v):
+        return ctx.linearization.solve_transposed(v), None
+
+
+class _InverseLinearization(Linearization):
+    """From S(y; theta) = x: dT/dx = (dS/dy)^{-1} and dT/dtheta = -(dS/dy)^{-1} dS/dtheta."""
+
+    def __init__(self, flow, theta, x):
+        self.y, self.log_det = flow.forward(theta, x)
+        self.back = flow.flow.linearize(theta, self.y)
+
+    def grad_log_det(self):
+        return -self.back.solve_transposed(self.back.grad_log_det())
+
+    def push_score(self, score):
+        return self.back.vjp(score)[1] + self.back.grad_log_det()
+
+    def solve(self, v):
+        zero = v.new_zeros(self.back.vjp(v)[0].shape)
+        return self.back.jvp(zero, v)
+
+    def solve_transposed(self, v):
+        if v.ndim == 3:
+            return self.back.jacobian(v)[1]
+        return self.back.vjp(v)[1]
+
+    def jvp(self, dtheta, dx=None):
+        back = -self.back.jvp(dtheta)
+        return self.back.solve(back if dx is None else back + dx)
+
+    def vjp(self, v):
+        by_x = self.back.solve_transposed(v)
+        return -self.back.vjp(by_x)[0], by_x
+
+    def jacobian(self, left=None):
+        n, d = self.y.shape
+        if left is None:
+            left = self.y.new_ones(n, 1, 1) * self.y.new_ones(d).diag()
+        by_x = self.back.solve_transposed(left)
+        return -self.back.jacobian(by_x)[0], by_x
+
+    def coordinate_jacobian(self):
+        return -self.back.coordinate_jacobian() / self.back.coordinate_slope()[..., None]
+
+    def coordinate_slope(self):
+        return 1 / self.back.coordinate_slope()

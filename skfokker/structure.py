@@ -1,0 +1,68 @@
+"""What a potential looks like from outside: constant curvature? which coordinates interact?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What finite differences of grad V at a few points showed.
+
+    Attributes
+    ----------
+    quadratic : bool
+        The Hessian was the same everywhere.
+    interacts : ndarray (d, d) of bool
+        Whether d^2 V / dx_i dx_j was seen to be nonzero.
+    """
+
+    quadratic: bool
+    interacts: np.ndarray
+
+    @property
+    def separable(self) -> bool:
+        """Whether V was a sum of functions of one coordinate each."""
+        return not (self.interacts & ~np.eye(len(self.interacts), dtype=bool)).any()
+
+
+def probe(potential, mean: Tensor, scale: Tensor, n_points: int = 6) -> Structure:
+    """Look at the Hessian of V near the initial law.
+
+    The points are the mean and random points at one and at three standard deviations, fixed:
+    the answer depends on the potential alone. It serves to choose a family of maps and a
+    quadrature; where it misses an interaction that appears elsewhere, the residual and the
+    certificate show it.
+
+    Parameters
+    ----------
+    potential : Potential
+    mean, scale : Tensor (d,), (d, d)
+        Of the initial law, scale a root of its covariance.
+    n_points : int
+        Number of points; 2 d n_points gradients are evaluated.
+    """
+    d = len(mean)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(n_points, d, dtype=torch.float64, generator=generator).to(mean)
+    sizes = torch.tensor([0.0, 1.0, 3.0]).repeat(n_points)[:n_points, None].to(mean)
+    points = mean + (sizes * directions) @ scale.T
+    eps = 1e-4 * scale.diagonal().abs().mean()
+    shifts = eps * torch.eye(d).to(mean)
+    hessians = []
+    for x in points:
+        gradient = potential.value_and_grad(torch.cat([x + shifts, x - shifts]))[1]
+        hessian = (gradient[:d] - gradient[d:]) / (2 * eps)
+        if torch.isfinite(hessian).all():
+            hessians.append(hessian)
+    if len(hessians) < 2:
+        return Structure(False, np.ones((d, d), dtype=bool))
+    hessians = torch.stack(hessians)
+    largest = hessians.abs().amax()
+    interacts = hessians.abs().amax(0) > 1e-6 * largest
+    constant = (hessians - hessians[0]).abs().amax() <= 1e-6 * largest
+    return Structure(bool(constant), interacts.cpu().numpy())
