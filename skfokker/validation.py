@@ -80,7 +80,7 @@ def as_times(t: Any, t_final: float, n: int | None = None) -> float | np.ndarray
 
 def as_horizon(y: Any, t_final: Any, default: float) -> float:
     """t_final of a fit: the keyword, a real scalar in the place of y, or the parameter."""
-    scalar = isinstance(y, Real) or (np.ndim(y) == 0 and isinstance(y, np.ndarray | Tensor))
+    scalar = isinstance(y, Real) or (isinstance(y, np.ndarray | Tensor) and y.ndim == 0)
     if scalar and t_final is not None:
         raise TypeError(
             f"t_final was given twice: {y!r} as the second argument and t_final={t_final!r}; give "
