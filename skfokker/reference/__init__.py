@@ -1,0 +1,23 @@
+"""Solutions to compare with: exact (Ornstein-Uhlenbeck), converged (grids), simulated."""
+
+from .finite_volumes import FiniteVolumeSolution, finite_volumes
+from .finite_volumes_2d import FiniteVolumeSolution2D, finite_volumes_2d
+from .langevin import langevin
+from .ornstein_uhlenbeck import (
+    gaussian_log_density,
+    kl_gaussians,
+    linear_moments,
+    ornstein_uhlenbeck,
+)
+
+__all__ = [
+    "FiniteVolumeSolution",
+    "FiniteVolumeSolution2D",
+    "finite_volumes",
+    "finite_volumes_2d",
+    "gaussian_log_density",
+    "kl_gaussians",
+    "langevin",
+    "linear_moments",
+    "ornstein_uhlenbeck",
+]
