@@ -26,13 +26,16 @@ from .densities import GaussianDensity, fit_density, potential_of
 from .distribution import TransportedNormal
 from .equation import FokkerPlanck
 from .flows import AffineFlow, Flow
-from .initial import Gaussian, initial_parameters
+from .initial import Gaussian, initial_moments, initial_parameters
 from .persistence import PersistentMixin
 from .potentials import CheckedPotential, Potential, check_potential
 from .progress import Progress
 from .schemes.base import Scheme, Step
+from .schemes.least_squares import LeastSquaresNested
+from .structure import Structure, probe
 from .trajectory import Trajectory
 from .validation import (
+    SuggestingMixin,
     as_horizon,
     as_points,
     as_tensor,
@@ -45,7 +48,12 @@ _FIT, _SAMPLE = 0, 1  # streams of one seed
 
 
 class ParametricFokkerPlanck(
-    OneToOneFeatureMixin, TransformerMixin, DensityMixin, PersistentMixin, BaseEstimator
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    DensityMixin,
+    PersistentMixin,
+    SuggestingMixin,
+    BaseEstimator,
 ):
     r"""Samples and densities of the solution of a Fokker-Planck equation at every time.
 
@@ -59,7 +67,7 @@ class ParametricFokkerPlanck(
     flow : Flow, optional
         Family of maps. None picks a composition that suits the dimension and the potential.
     scheme : Scheme, optional
-        March of the parameters through time. None is ``LeastSquaresNested()``.
+        March of the parameters through time. None is ``LeastSquaresNested(tol)``.
     beta : float, default=1.0
         Diffusion coefficient, positive.
     initial : None, (mean, covariance), Gaussian, Distribution or array-like (n, d)
@@ -73,6 +81,9 @@ class ParametricFokkerPlanck(
         Density fitted to draws given in the place of the potential; the potential is then
         V = -beta log density. ``GaussianDensity`` (None), scikit-learn's ``GaussianMixture``,
         ``BayesianGaussianMixture`` or ``KernelDensity``, or anything with ``to_potential(beta)``.
+    tol : float, default=1e-4
+        Tolerance of the default scheme: root mean square error of the time steps over the whole
+        march, relative to the spread of the samples. Another ``scheme`` has its own.
     device : str, default="cpu"
         Where the work is done. A device that is not there is replaced by the CPU, with a warning.
     random_state : int, RandomState instance or None, default=None
@@ -148,6 +159,7 @@ class ParametricFokkerPlanck(
         "t_final": [Interval(Real, 0, None, closed="neither")],
         "n_features": [Interval(Integral, 1, None, closed="left"), None],
         "from_samples": [HasMethods(["fit"]), None],
+        "tol": [Interval(Real, 0, None, closed="neither")],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -164,6 +176,7 @@ class ParametricFokkerPlanck(
         t_final: float = 1.0,
         n_features: int | None = None,
         from_samples: Any = None,
+        tol: float = 1e-4,
         device: str = "cpu",
         random_state: Any = None,
         verbose: int = 0,
@@ -176,6 +189,7 @@ class ParametricFokkerPlanck(
         self.t_final = t_final
         self.n_features = n_features
         self.from_samples = from_samples
+        self.tol = tol
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -209,15 +223,14 @@ class ParametricFokkerPlanck(
         horizon = as_horizon(y, t_final, self.t_final)
         device = resolve_device(self.device)
         continued = self._trajectory() if self.warm_start and self._is_fitted() else None
-        potential, density = self._check_potential(potential, sample_weight, device)
+        potential, density = self._check_potential(potential, sample_weight, device, continued)
         d = potential.n_features_in_
-        if continued is not None:
-            self._check_continuation(continued, d, horizon)
-            if horizon <= continued.times[-1]:
-                return self
+        if continued is not None and self._nothing_left(continued, horizon):
+            return self
+        structure = probe(potential, *initial_moments(self.initial, d, device))
         generator = torch_generator(self.random_state, _FIT)
         if continued is None:
-            self.flow_ = self._choose_flow(potential, d)
+            self.flow_ = self._choose_flow(structure, d)
             theta, self.initial_error_ = initial_parameters(
                 self.initial, self.flow_, d, generator, device
             )
@@ -226,34 +239,48 @@ class ParametricFokkerPlanck(
             theta = as_tensor(continued.thetas[-1], device)
             t_start, history = float(continued.times[-1]), self.history_[:-1]
         self.scheme_ = self._choose_scheme()
-        equation = FokkerPlanck(CheckedPotential(potential), float(self.beta), d)
+        equation = FokkerPlanck(
+            CheckedPotential(potential), float(self.beta), d, structure.separable
+        )
         steps = self._march(equation, theta, t_start, horizon, generator)
         march = Trajectory.from_steps(steps, self.flow_, d, device)
         self._store(march if continued is None else continued.followed_by(march))
         self.history_ = history + [_plain(step.record) for step in steps]
         self.potential_ = potential
+        self.__dict__.pop("density_", None)
         if density is not None:
             self.density_ = density
         self.certificate_ = self._certify(equation)
         return self
 
     def _check_potential(
-        self, potential: Any, sample_weight: Any, device: torch.device
+        self,
+        potential: Any,
+        sample_weight: Any,
+        device: torch.device,
+        continued: Trajectory | None,
     ) -> tuple[Potential, Any]:
         """The potential, of known dimension, and the density fitted where draws were given."""
-        self.__dict__.pop("density_", None)
         if callable(potential) or isinstance(potential, Distribution):
             if sample_weight is not None:
                 raise TypeError(
                     "sample_weight weighs draws, but a potential was given: leave it out."
                 )
             potential = check_potential(potential, self.n_features, self.beta, device=device)
+            if continued is not None and potential.n_features_in_ != continued.d:
+                raise ValueError(
+                    f"warm_start=True continues a march in dimension {continued.d}, but the "
+                    f"potential has dimension {potential.n_features_in_}; use warm_start=False to "
+                    "start anew."
+                )
             self.n_features_in_ = potential.n_features_in_
             self.__dict__.pop("feature_names_in_", None)
             return potential, None
         if isinstance(potential, Tensor):
             potential = potential.detach().cpu().numpy()
-        X = validate_data(self, potential, dtype=np.float64, ensure_min_samples=2)
+        X = validate_data(
+            self, potential, reset=continued is None, dtype=np.float64, ensure_min_samples=2
+        )
         if self.n_features not in (None, X.shape[1]):
             raise ValueError(
                 f"n_features={self.n_features} contradicts the draws, which have {X.shape[1]} "
@@ -269,23 +296,15 @@ class ParametricFokkerPlanck(
         density = fit_density(component, X, sample_weight)
         return potential_of(density, float(self.beta)), density
 
-    def _choose_flow(self, potential: Potential, d: int) -> Flow:
+    def _choose_flow(self, structure: Structure, d: int) -> Flow:
         return AffineFlow() if self.flow is None else clone(self.flow)
 
     def _choose_scheme(self) -> Scheme:
-        if self.scheme is not None:
-            return clone(self.scheme)
-        from .schemes.least_squares import LeastSquaresNested
+        return LeastSquaresNested(self.tol) if self.scheme is None else clone(self.scheme)
 
-        return LeastSquaresNested()
-
-    def _check_continuation(self, march: Trajectory, d: int, horizon: float) -> None:
+    def _nothing_left(self, march: Trajectory, horizon: float) -> bool:
+        """Whether a march to be continued already is at the horizon."""
         reached = float(march.times[-1])
-        if march.d != d:
-            raise ValueError(
-                f"warm_start=True continues a march in dimension {march.d}, but the potential has "
-                f"dimension {d}; use warm_start=False to start anew."
-            )
         if horizon < reached:
             raise ValueError(
                 f"t_final={horizon:g} lies before t = {reached:g}, where the fitted march already "
@@ -298,6 +317,7 @@ class ParametricFokkerPlanck(
                 UserWarning,
                 stacklevel=3,
             )
+        return horizon == reached
 
     def _march(
         self,

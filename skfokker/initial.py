@@ -22,7 +22,7 @@ from .distribution import TransportedNormal
 from .flows.base import Flow
 from .potentials.base import as_covariance, as_float64
 
-N_DRAWS = 8192  # draws of a law that is not Gaussian, for the fit and again for its error
+N_DRAWS = 4096  # draws of a law that is not Gaussian, for the fit and again for its error
 
 
 class Gaussian(BaseEstimator):
@@ -98,14 +98,33 @@ def initial_parameters(
     return theta, float(-nearest_neighbour_entropy(held_out.numpy()) - fitted.mean())
 
 
-def maximum_likelihood(flow: Flow, theta: Tensor, draws: Tensor, max_iter: int = 200) -> Tensor:
-    """Parameters that maximise the likelihood of draws (n, d): L-BFGS from the Gaussian fit."""
+def initial_moments(initial: Any, d: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean (d,) of the start and a root of its covariance (d, d); rough, for looking around."""
+    gaussian = _as_gaussian(initial)
+    if gaussian is not None:
+        mean, scale = gaussian.moments(d)
+    else:
+        if isinstance(initial, Distribution):
+            draws = _draw(initial, d, torch.Generator().manual_seed(0))
+        else:
+            draws = _as_draws(initial, d)
+        mean, scale = draws.mean(0), torch.diag(draws.std(0))
+    return mean.to(device), scale.to(device)
+
+
+def maximum_likelihood(flow: Flow, theta: Tensor, draws: Tensor, max_iter: int = 100) -> Tensor:
+    """Parameters fitted to draws (n, d) by L-BFGS, starting at the Gaussian fit.
+
+    A unit normal prior about that start, worth one draw, keeps what the draws say nothing about
+    (the far tails) where it was.
+    """
     d = draws.shape[1]
     gap = draws - draws.mean(0)
     covariance = gap.T @ gap / len(draws)
     covariance = covariance + 1e-9 * covariance.diagonal().mean() * torch.eye(d).to(gap)
     gaussian = flow.with_affine(theta, draws.mean(0), torch.linalg.cholesky(covariance))
-    theta = (theta if gaussian is None else gaussian).clone().requires_grad_()
+    start = theta if gaussian is None else gaussian
+    theta = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [theta],
         max_iter=max_iter,
@@ -118,6 +137,7 @@ def maximum_likelihood(flow: Flow, theta: Tensor, draws: Tensor, max_iter: int =
     def loss() -> Tensor:
         optimizer.zero_grad()
         value = -TransportedNormal(flow, theta, d).log_prob(draws).mean()
+        value = value + 0.5 * (theta - start).square().sum() / len(draws)
         value.backward()
         return value
 

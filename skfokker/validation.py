@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,25 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 Restore = Callable[[Tensor], Any]
+
+
+class SuggestingMixin:
+    """``set_params`` that says what a misspelt name may have meant."""
+
+    def set_params(self, **params):
+        """Set parameters, also of components (``flow__n_layers``); see scikit-learn."""
+        known = list(self.get_params())
+        for name in params:
+            owner = name.partition("__")[0]
+            if name in known or (owner != name and owner in params):
+                continue
+            close = difflib.get_close_matches(name, known, n=1)
+            if close:
+                raise ValueError(
+                    f"Invalid parameter {name!r} for {type(self).__name__}: did you mean "
+                    f"{close[0]!r}? Valid parameters are {sorted(known)}."
+                )
+        return super().set_params(**params)
 
 
 def as_points(estimator: Any, X: Any, device: torch.device) -> tuple[Tensor, Restore]:
