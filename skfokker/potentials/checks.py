@@ -166,8 +166,9 @@ def _probe(potential: Any, d: int, dtype: torch.dtype, device: str | torch.devic
     n = 3 if d != 3 else 4
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, d, dtype=torch.float64, generator=generator)
-    x = x.to(dtype=dtype, device=device).requires_grad_()
-    with torch.enable_grad():
+    x = x.to(dtype=dtype, device=device)
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone().requires_grad_()
         value = potential(x)
     if not isinstance(value, Tensor):
         raise TypeError(
@@ -186,7 +187,8 @@ def _probe(potential: Any, d: int, dtype: torch.dtype, device: str | torch.devic
         )
     gradient = None
     if value.requires_grad:
-        (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
     if gradient is None:
         raise ValueError(
             "the output of potential is detached from its argument, so it has no gradient; leave "

@@ -141,27 +141,27 @@ class FiniteVolumeSolution:
         """E[-log rho_t], in nats."""
         return -self.expectation(lambda x: self._nodes(t), t)
 
-    def _distribution(self, t: float) -> tuple[np.ndarray, CubicSpline]:
-        """Distribution function at the nodes, and its derivative as a spline."""
-        density = CubicSpline(self.grid, np.exp(self._nodes(t)))
-        total = density.antiderivative()
-        return total, total(self.grid[-1])
+    def _distribution(self, t: float) -> Callable[[np.ndarray], np.ndarray]:
+        """Distribution function of rho_t, on the grid's interval."""
+        total = CubicSpline(self.grid, np.exp(self._nodes(t))).antiderivative()
+        low, high = self.grid[[0, -1]]
+        return lambda x: np.clip(total(np.clip(x, low, high)) / total(high), 0.0, 1.0)
 
     def cdf(self, x: ArrayLike, t: float) -> np.ndarray:
         """P(X <= x) at time t, in the shape of x."""
-        total, end = self._distribution(t)
-        x = np.clip(np.asarray(x, dtype=float), self.grid[0], self.grid[-1])
-        return np.clip(total(x) / end, 0.0, 1.0)
+        return self._distribution(t)(np.asarray(x, dtype=float))
 
     def quantile(self, q: ArrayLike, t: float) -> np.ndarray:
         """x with P(X <= x) = q, in the shape of q (which lies in [0, 1])."""
         q = np.asarray(q, dtype=float)
-        values = np.maximum.accumulate(self.cdf(self.grid, t))
-        values, first = np.unique(values, return_index=True)
+        if not ((q >= 0) & (q <= 1)).all():
+            raise ValueError(f"q must lie in [0, 1], got values from {q.min():g} to {q.max():g}")
+        cdf, cell = self._distribution(t), self.grid[1] - self.grid[0]
+        values, first = np.unique(np.maximum.accumulate(cdf(self.grid)), return_index=True)
         x = np.interp(q, values, self.grid[first])
-        for _ in range(3):  # Newton, kept within a cell of the first guess
-            step = (self.cdf(x, t) - q) / np.maximum(self.density(x, t), 1e-12)
-            x = x - np.clip(step, -self._weights[1] / 2, self._weights[1] / 2)
+        for _ in range(3):  # Newton, kept close to the first guess
+            step = (cdf(x) - q) / np.maximum(self.density(x, t), 1e-12)
+            x = x - np.clip(step, -cell, cell)
         return x
 
     def sample(self, n_samples: int, t: float, seed: int = 0) -> np.ndarray:

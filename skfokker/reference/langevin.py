@@ -21,6 +21,7 @@ def langevin(
     n_features: int | None = None,
     n_steps: int = 1000,
     seed: int = 0,
+    tamed: bool = False,
 ) -> np.ndarray:
     """Euler-Maruyama for dX = -grad V dt + sqrt(2 beta) dB, whose law is rho_t.
 
@@ -41,6 +42,9 @@ def langevin(
         is off by O(1 / n_steps).
     seed : int
         Of the generator (CPU).
+    tamed : bool
+        Divide the drift by 1 + h |grad V|, which keeps steep potentials from exploding (M.
+        Hutzenthaler et al., Annals of Applied Probability 22 (2012)).
 
     Returns
     -------
@@ -74,12 +78,15 @@ def langevin(
             kick = math.sqrt(2 * beta * h)
             for _ in range(steps):
                 noise = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-                x = x - h * potential.value_and_grad(x)[1] + kick * noise
+                pull = potential.value_and_grad(x)[1]
+                if tamed:
+                    pull = pull / (1 + h * pull.norm(dim=1, keepdim=True))
+                x = x - h * pull + kick * noise
             now = stop
         if not torch.isfinite(x).all():
             raise ValueError(
                 f"particles ran off to infinity before t = {stop:g} with n_steps={n_steps}; "
-                f"the explicit step is too long for this potential, try n_steps={4 * n_steps}"
+                f"the explicit step is too long for this potential, try n_steps={4 * n_steps} or tamed=True"
             )
         seen.append(x.numpy())
     return seen[0] if np.ndim(times) == 0 else np.stack(seen)

@@ -18,21 +18,22 @@ _TINY = 1e-280
 
 
 def starting_law(initial, d: int) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-    """Log density of rho_0, and a first box (d, 2): ten standard deviations each way.
+    """Log density of rho_0, and a first box (d, 2) that holds its mass.
 
     ``initial`` is None (N(0, I)), (mean, covariance or variances), or the log density itself.
     """
+    reach = 10.0 if d == 1 else 7.5  # standard deviations
     if callable(initial):
         return (
             lambda x: np.asarray(initial(x if d > 1 else x[:, 0]), dtype=float),
-            np.tile([-10.0, 10.0], (d, 1)),
+            np.tile([-reach, reach], (d, 1)),
         )
     mean, covariance = (np.zeros(d), np.eye(d)) if initial is None else initial
     mean = np.broadcast_to(np.asarray(mean, dtype=float), (d,))
     covariance = np.asarray(covariance, dtype=float)
     if covariance.ndim < 2:
         covariance = covariance * np.eye(d)
-    reach = 10 * np.sqrt(np.diag(covariance))
+    reach = reach * np.sqrt(np.diag(covariance))
     return (
         lambda x: gaussian_log_density(x, mean, covariance),
         np.stack([mean - reach, mean + reach], 1),
@@ -126,10 +127,11 @@ def _grow(discretize, box: np.ndarray, t_end: float, n: int) -> np.ndarray:
         _, states = adaptive(operator, _start(operator, log_initial), t_end, 1e-3)
         largest = (np.stack(states) * operator.weights).max(0)
         d = largest.ndim
+        speck = 1e-18 if d == 1 else 1e-12
         full = np.zeros((d, 2), dtype=bool)
         for axis in range(d):
             profile = largest.sum(tuple(k for k in range(d) if k != axis))
-            full[axis] = profile[:2].max() > 1e-18, profile[-2:].max() > 1e-18
+            full[axis] = profile[:2].max() > speck, profile[-2:].max() > speck
         if not full.any():
             return box
         box = box + np.array([-0.3, 0.3]) * full * np.diff(box)
