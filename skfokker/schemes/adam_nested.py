@@ -34,12 +34,12 @@ class AdamNested(Scheme):
     other defaults each remove one error of the saddle's dynamics and leave the algorithm alone:
 
     - the dual and the Adam states stay warm from one time step to the next;
-    - theta starts each step from the linear extrapolation of the last two
+    - theta starts each step from the damped linear extrapolation of the last two
       (``extrapolate``). Started from theta_k, the displacement to be fitted falls back to zero
       at every time step, and a warm dual is wrong just then;
     - epsilon is the displacement expected, h times the root mean square of
       :math:`\nabla V + \beta \nabla \log\rho_\theta`, so that the dual's target has size one at
-      all times, and the outer rate follows it (``lr_outer``);
+      all times;
     - the dual sees :math:`T_k(X)` centred and scaled (``standardize``): biases have no gradient
       in a ReLU network, whose kinks would stay at the origin while the law moves away;
     - the dual is smooth (``activation="softplus"``). The gradient field of a ReLU network is
@@ -54,7 +54,7 @@ class AdamNested(Scheme):
     ----------
     step : float, default=0.005
         Largest time step h; the march is divided into equal ones.
-    n_outer, n_inner : int, default=20, 10
+    n_outer, n_inner : int, default=20
         Adam steps on theta a time step (M_out), and on the dual for each of these (M_in; the
         paper takes 100, which a dual restarted from nothing needs).
     n_first : int or None, default=60
@@ -80,8 +80,9 @@ class AdamNested(Scheme):
         Keep the dual, and the moments of the two Adams, from one time step to the next.
     standardize : bool, default=True
         Centre and scale the inputs of the dual.
-    extrapolate : float, default=1.0
-        Start theta at theta_k + extrapolate (theta_k - theta_{k-1}); 0 starts at theta_k.
+    extrapolate : float, default=0.9
+        Start theta at theta_k + extrapolate (theta_k - theta_{k-1}); 0 starts at theta_k. At 1
+        the noise of all earlier steps stays in the velocity.
     gradient : {"score", "autograd"}, default="score"
         Estimator of grad H: with the pointwise score, or through log det as in (67).
     keep_inner_losses : bool, default=False
@@ -102,7 +103,7 @@ class AdamNested(Scheme):
         step: float = 0.005,
         *,
         n_outer: int = 20,
-        n_inner: int = 10,
+        n_inner: int = 20,
         n_first: int | None = 60,
         lr_outer: float = 0.0005,
         lr_inner: float = 0.005,
@@ -117,7 +118,7 @@ class AdamNested(Scheme):
         warm_dual: bool = True,
         warm_adam: bool = True,
         standardize: bool = True,
-        extrapolate: float = 1.0,
+        extrapolate: float = 0.9,
         gradient: str = "score",
         keep_inner_losses: bool = False,
         keep_dual: bool | Collection[int] = False,

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from . import chebyshev
 from .base import Scheme, Step
+from .integrators import Chebyshev, StepControl, bogacki_shampine, dormand_prince
 from .normal_equations import (
     ConjugateGradientSolver,
     CoordinateSolver,
@@ -26,9 +26,10 @@ class LeastSquaresNested(Scheme):
 
     The inner problem of the nested scheme (45) is solved to the end at every evaluation: as
     damped normal equations with the score carried pointwise through the layers, which has no
-    sampling error where the family contains the exact velocity. The outer march is a
-    stabilised Runge-Kutta-Chebyshev method of order two, its step chosen by the local error in
-    the space of the samples, :math:`E|dT/d\theta\, e|^2`.
+    sampling error where the family contains the exact velocity. The outer march takes steps of
+    Dormand-Prince, or of a stabilised Runge-Kutta-Chebyshev method where that goes further per
+    evaluation; their length follows the local error in the space of the samples,
+    :math:`E|dT/d\theta\, e|^2`.
 
     Where the potential is a sum over coordinates and the map is separable, the expectation is
     a trapezoidal quadrature and free of sampling noise; otherwise it is a mean over scrambled
@@ -36,7 +37,7 @@ class LeastSquaresNested(Scheme):
 
     Parameters
     ----------
-    tolerance : float, default=1e-4
+    tolerance : float, default=1e-5
         Local error of a step allowed, root mean square over samples, relative to the spread of
         the samples.
     n_samples : int or None, default=None
@@ -65,7 +66,7 @@ class LeastSquaresNested(Scheme):
 
     def __init__(
         self,
-        tolerance: float = 1e-4,
+        tolerance: float = 1e-5,
         n_samples: int | None = None,
         damping: float = 1e-8,
         solver: str = "auto",
@@ -87,36 +88,33 @@ class LeastSquaresNested(Scheme):
         march = _March(self, equation, flow, generator, theta)
         span = t_end - t_start
         largest = span / 20 if self.max_step is None else self.max_step
-        h, t, rejected = min(largest, 1e-3 * span), t_start, 0
+        control = StepControl(march.integrators, min(largest, 1e-3 * span), largest)
+        t, rejected = t_start, 0
         now = march.evaluate(theta)
         for _ in range(self.max_steps):
-            yield Step(t, now.theta, now.xi, march.record(t, now, rejected))
+            yield Step(t, now.theta, now.xi, march.record(now, rejected))
             if t >= t_end:
                 return
+            equation.potential.time = t
             now = march.resample(now)
             rho = march.spectral_radius(now)
             allowed = self.tolerance * max(now.problem.spread(), 1e-12)
-            rejected = 0
-            while True:
+            for rejected in range(40):
+                integrator, h = control.propose(rho)
                 remaining = t_end - t
-                h = min(h, largest, chebyshev.largest_step(self.max_stages, rho))
                 # neither a step shorter than rounding at the end, nor a sliver before it
-                h = remaining if h > 0.999 * remaining else min(h, remaining / 2 + h / 2)
-                equation.potential.time = t
-                after = march.step(now, h, rho)
-                error = march.local_error(now, after, h) / allowed
-                if error <= 1:
+                h = remaining if h > 0.999 * remaining else min(h, (remaining + h) / 2)
+                after, error = march.step(integrator, now, h, rho)
+                control.report(integrator, h, error / allowed)
+                if error <= allowed:
                     break
-                rejected += 1
-                h *= max(0.2, 0.8 * error ** (-1 / 3)) if math.isfinite(error) else 0.2
-                if h < 1e-10 * span or rejected > 40:
-                    raise MarchError(
-                        f"the step size fell to {h:.1e} at t = {t:.6g}: the free energy may have "
-                        "no minimum, or the map has degenerated. Try a larger damping, more "
-                        "n_samples, or another flow."
-                    )
+            else:
+                raise MarchError(
+                    f"the step size fell to {h:.1e} at t = {t:.6g}: the free energy may have "
+                    "no minimum, or the map has degenerated. Try a larger damping, more "
+                    "n_samples, or another flow."
+                )
             t = t_end if h == remaining else t + h
-            h *= min(3.0, 0.8 * max(error, 1e-6) ** (-1 / 3))
             now = after
         raise MarchError(
             f"max_steps={self.max_steps} steps were made and t = {t:.6g} of {t_end:.6g} reached; "
@@ -155,6 +153,11 @@ class _March:
             self.solver = DirectSolver(flow, d, scheme.damping)
         else:
             self.solver = ConjugateGradientSolver(flow, d, scheme.damping, scheme.cg_tolerance)
+        self.inexact = isinstance(self.solver, ConjugateGradientSolver)
+        if self.inexact:  # the stiffness cannot be seen through the error of the linear solves
+            self.integrators = [bogacki_shampine()]
+        else:
+            self.integrators = [dormand_prince(), Chebyshev(scheme.max_stages)]
         self.stiff_direction = None
         self.rho = 0.0
 
@@ -174,17 +177,18 @@ class _March:
         self._draw()
         return self.evaluate(now.theta)
 
-    def step(self, now: _State, h: float, rho: float) -> _State:
-        stages = chebyshev.n_stages(h * rho)
-        theta = chebyshev.step(lambda y: self.evaluate(y).xi, now.theta, now.xi, h, stages)
-        return self.evaluate(theta)
-
-    def local_error(self, now: _State, after: _State, h: float) -> float:
-        error = chebyshev.local_error(now.theta, now.xi, after.theta, after.xi, h)
-        return now.problem.displacement(error)
+    def step(self, integrator, now: _State, h: float, rho: float) -> tuple[_State, float]:
+        """The state at t + h and its local error in the space of samples."""
+        theta, estimate = integrator.step(
+            lambda y: self.evaluate(y).xi, now.theta, now.xi, h, rho
+        )
+        after = self.evaluate(theta)
+        return after, now.problem.displacement(estimate(after.xi))
 
     def spectral_radius(self, now: _State) -> float:
         """Of d(theta')/d(theta), by a nonlinear power iteration that remembers its direction."""
+        if self.inexact:
+            return 0.0
         first = self.stiff_direction is None
         direction = now.xi if first else self.stiff_direction
         size = float(direction.norm())
@@ -203,7 +207,7 @@ class _March:
         self.stiff_direction = direction
         return 1.2 * rho
 
-    def record(self, t: float, now: _State, rejected: int) -> dict:
+    def record(self, now: _State, rejected: int) -> dict:
         problem = now.problem
         value = self.equation.potential(problem.linearization.y)
         from_p = -0.5 * problem.x.square().sum(1) - 0.5 * self.d * math.log(2 * math.pi)
