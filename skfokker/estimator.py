@@ -22,11 +22,13 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .certificate import Certificate, certify
 from .densities import GaussianDensity, fit_density, potential_of
 from .distribution import TransportedNormal
 from .equation import FokkerPlanck
-from .flows import AffineFlow, Flow
-from .initial import Gaussian, initial_moments, initial_parameters
+from .flows import Flow
+from .flows.choice import choose_flow
+from .initial import Gaussian, initial_moments, initial_parameters, initial_shape
 from .persistence import PersistentMixin
 from .potentials import CheckedPotential, Potential, check_potential
 from .progress import Progress
@@ -44,7 +46,7 @@ from .validation import (
     torch_generator,
 )
 
-_FIT, _SAMPLE = 0, 1  # streams of one seed
+_FIT, _SAMPLE, _CERTIFY = 0, 1, 2  # streams of one seed
 
 
 class ParametricFokkerPlanck(
@@ -250,7 +252,7 @@ class ParametricFokkerPlanck(
         self.__dict__.pop("density_", None)
         if density is not None:
             self.density_ = density
-        self.certificate_ = self._certify(equation)
+        self.certificate_ = self._certify(equation, structure)
         return self
 
     def _check_potential(
@@ -297,7 +299,10 @@ class ParametricFokkerPlanck(
         return potential_of(density, float(self.beta)), density
 
     def _choose_flow(self, structure: Structure, d: int) -> Flow:
-        return AffineFlow() if self.flow is None else clone(self.flow)
+        if self.flow is not None:
+            return clone(self.flow)
+        gaussian, diagonal = initial_shape(self.initial, d)
+        return choose_flow(structure, gaussian=gaussian, diagonal=diagonal)
 
     def _choose_scheme(self) -> Scheme:
         return LeastSquaresNested(self.tol) if self.scheme is None else clone(self.scheme)
@@ -360,9 +365,15 @@ class ParametricFokkerPlanck(
         self.velocities_ = march.velocities
         self.t_final_ = float(march.times[-1])
 
-    def _certify(self, equation: FokkerPlanck) -> Any:
-        """The certificate of the march just stored; None as long as none is computed."""
-        return None
+    def _certify(self, equation: FokkerPlanck, structure: Structure) -> Certificate:
+        """The bound on the error of the march just stored, from fresh points."""
+        return certify(
+            self._trajectory(),
+            equation,
+            torch_generator(self.random_state, _CERTIFY),
+            initial_error=self.initial_error_,
+            convexity=getattr(self.potential_, "convexity", structure.convexity),
+        )
 
     # ------------------------------------------------------------------ the law at time t
 
@@ -465,9 +476,12 @@ class ParametricFokkerPlanck(
         """Log density at X (n, d), as :meth:`log_density`."""
         return self.log_density(X, t)
 
-    def score(self, X, y=None, *, t=None) -> float:
-        """Mean log density at X (n, d); y is ignored."""
-        return float(self.log_density(X, t).mean())
+    def score(self, X, y=None, *, t=None, sample_weight=None) -> float:
+        """Mean log density at X (n, d), weighted by ``sample_weight`` (n,); y is ignored."""
+        log_density = self.log_density(X, t)
+        if isinstance(log_density, Tensor):
+            log_density = log_density.cpu().numpy()
+        return float(np.average(log_density, weights=sample_weight))
 
     # ------------------------------------------------------------------ inside
 

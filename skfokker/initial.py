@@ -112,6 +112,16 @@ def initial_moments(initial: Any, d: int, device: torch.device) -> tuple[Tensor,
     return mean.to(device), scale.to(device)
 
 
+def initial_shape(initial: Any, d: int) -> tuple[bool, bool]:
+    """Whether the start is known to be a Gaussian, and to have independent coordinates."""
+    gaussian = _as_gaussian(initial)
+    if gaussian is not None:
+        scale = gaussian.moments(d)[1]
+        return True, bool((scale == torch.diag(scale.diagonal())).all())
+    # torch names a law of independent coordinates by wrapping one-dimensional laws
+    return False, d == 1 or (isinstance(initial, Independent) and not initial.base_dist.event_shape)
+
+
 def maximum_likelihood(flow: Flow, theta: Tensor, draws: Tensor, max_iter: int = 100) -> Tensor:
     """Parameters fitted to draws (n, d) by L-BFGS, starting at the Gaussian fit.
 
