@@ -19,10 +19,13 @@ class Structure:
         The Hessian was the same everywhere.
     interacts : ndarray (d, d) of bool
         Whether d^2 V / dx_i dx_j was seen to be nonzero.
+    convexity : float or None
+        The lowest eigenvalue of a constant Hessian: lambda with Hess V >= lambda.
     """
 
     quadratic: bool
     interacts: np.ndarray
+    convexity: float | None = None
 
     @property
     def separable(self) -> bool:
@@ -65,4 +68,5 @@ def probe(potential, mean: Tensor, scale: Tensor, n_points: int = 6) -> Structur
     largest = hessians.abs().amax()
     interacts = hessians.abs().amax(0) > 1e-6 * largest
     constant = (hessians - hessians[0]).abs().amax() <= 1e-6 * largest
-    return Structure(bool(constant), interacts.cpu().numpy())
+    convexity = float(torch.linalg.eigvalsh(hessians[0])[0]) if constant else None
+    return Structure(bool(constant), interacts.cpu().numpy(), convexity)

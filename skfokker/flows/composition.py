@@ -141,7 +141,7 @@ class _CompositionLinearization(Linearization):
         parts, slope = [], 1.0
         for layer in reversed(self.layers):
             parts.append(slope * layer.coordinate_jacobian())
-            slope = (slope * layer.coordinate_slope()[..., None])
+            slope = slope * layer.coordinate_slope()[..., None]
         return torch.cat(parts[::-1], 2)
 
     def coordinate_slope(self):

@@ -13,9 +13,10 @@ _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
 
 # Uniform cubic B-splines on one interval: monomial coefficients (4 splines, 4 powers).
-_SPLINES = torch.tensor(
-    [[1, -3, 3, -1], [4, 0, -6, 3], [1, 3, 3, -3], [0, 0, 0, 1]], dtype=torch.float64
-) / 6
+_SPLINES = (
+    torch.tensor([[1, -3, 3, -1], [4, 0, -6, 3], [1, 3, 3, -3], [0, 0, 0, 1]], dtype=torch.float64)
+    / 6
+)
 
 
 class ElementwiseFlow(Flow):

@@ -153,9 +153,7 @@ class _TriangularLinearization(Linearization):
 
     def _flatten(self, weight, bias, outer_s, outer_m):
         inner, outer = self._masks()
-        return torch.cat(
-            [weight[..., inner], bias, outer_s[..., outer], outer_m[..., outer]], -1
-        )
+        return torch.cat([weight[..., inner], bias, outer_s[..., outer], outer_m[..., outer]], -1)
 
     def _masks(self):
         return (mask.to(self.x.device) for mask in self.flow._masks(self.d))

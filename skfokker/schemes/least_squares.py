@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from ..potentials import PotentialError
 from .base import Scheme, Step
 from .integrators import Chebyshev, StepControl, bogacki_shampine, dormand_prince
 from .normal_equations import (
@@ -109,6 +110,8 @@ class LeastSquaresNested(Scheme):
                 if error <= allowed:
                     break
             else:
+                if march.failure is not None:
+                    raise march.failure
                 raise MarchError(
                     f"the step size fell to {h:.1e} at t = {t:.6g}: the free energy may have "
                     "no minimum, or the map has degenerated. Try a larger damping, more "
@@ -128,7 +131,11 @@ class _State:
     def __init__(self, problem: InnerProblem, solver):
         self.problem, self.theta = problem, problem.theta
         solution = solver.solve(problem)
-        self.xi, self.residual, self.iterations = solution.xi, solution.residual, solution.iterations
+        self.xi, self.residual, self.iterations = (
+            solution.xi,
+            solution.residual,
+            solution.iterations,
+        )
 
 
 class _March:
@@ -178,11 +185,19 @@ class _March:
         return self.evaluate(now.theta)
 
     def step(self, integrator, now: _State, h: float, rho: float) -> tuple[_State, float]:
-        """The state at t + h and its local error in the space of samples."""
-        theta, estimate = integrator.step(
-            lambda y: self.evaluate(y).xi, now.theta, now.xi, h, rho
-        )
-        after = self.evaluate(theta)
+        """The state at t + h and its local error in the space of samples.
+
+        A step so long that the potential was asked at absurd points has an infinite error.
+        """
+        self.failure = None
+        try:
+            theta, estimate = integrator.step(
+                lambda y: self.evaluate(y).xi, now.theta, now.xi, h, rho
+            )
+            after = self.evaluate(theta)
+        except PotentialError as failure:
+            self.failure = failure
+            return now, math.inf
         return after, now.problem.displacement(estimate(after.xi))
 
     def spectral_radius(self, now: _State) -> float:

@@ -1,0 +1,50 @@
+"""What a potential shows of itself, and the family that is chosen for it."""
+
+import numpy as np
+import pytest
+import torch
+
+from skfokker.flows import AffineFlow, Composition
+from skfokker.flows.choice import choose_flow
+from skfokker.potentials import Quadratic, Rosenbrock, StyblinskiTang, Zero
+from skfokker.potentials.adapters import CallablePotential
+from skfokker.structure import probe
+
+
+def look(potential, d):
+    eye = torch.eye(d, dtype=torch.float64)
+    return probe(potential, torch.zeros(d, dtype=torch.float64), eye)
+
+
+def test_quadratic_is_seen():
+    structure = look(Quadratic([1.0, 2.0], [[1.0, 0.5], [0.5, 1.0]]), 2)
+    assert structure.quadratic and not structure.separable
+    assert structure.convexity == pytest.approx(1 / 1.5, rel=1e-6)
+    assert look(Zero(3), 3).quadratic
+
+
+def test_products_are_seen():
+    structure = look(StyblinskiTang(4), 4)
+    assert structure.separable and not structure.quadratic and structure.convexity is None
+
+
+def test_the_graph_of_interactions_is_seen():
+    interacts = look(Rosenbrock(5), 5).interacts
+    i, j = np.indices((5, 5))
+    np.testing.assert_array_equal(interacts, abs(i - j) <= 1)
+
+
+def test_one_infinite_point_does_not_matter_and_many_are_conservative():
+    def wall(x):
+        return x.square().sum(1) / 2 + torch.where(x[:, 0] > 1.5, torch.nan, 0.0)
+
+    assert look(CallablePotential(wall, 2), 2).separable
+    assert not look(CallablePotential(lambda x: x.sum(1) * torch.nan, 2), 2).separable
+
+
+def test_choice():
+    assert isinstance(choose_flow(look(Zero(3), 3)), AffineFlow)
+    product = choose_flow(look(StyblinskiTang(3), 3))
+    assert isinstance(product, Composition) and product.separable
+    assert not choose_flow(look(StyblinskiTang(3), 3), diagonal=False).separable
+    assert not choose_flow(look(Rosenbrock(3), 3)).separable
