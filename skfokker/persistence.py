@@ -29,9 +29,10 @@ class PersistentMixin:
             problem = _pickling_problem(potential)
             if problem is not None:
                 del state["potential_"]
-                state["_dropped_potential"] = repr(potential)
+                name = " ".join(repr(potential).split())
+                state["_dropped_potential"] = name
                 warnings.warn(
-                    f"potential_ = {potential!r} cannot be pickled ({problem}) and is left out: "
+                    f"potential_ = {name} cannot be pickled ({problem}) and is left out: "
                     "sample, log_density and the like will work on the loaded model, and to fit "
                     "further it needs the potential again. A function defined at the top of a "
                     "module that can be imported is kept.",

@@ -1,0 +1,183 @@
+"""A fitted model on disk: the same bits, small files, versions, what cannot be pickled."""
+
+import copy
+import pickle
+import subprocess
+import sys
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from stand_in import RungeKutta
+
+import skfokker
+from skfokker import ParametricFokkerPlanck, persistence
+from skfokker.flows import AffineFlow, Composition, ElementwiseFlow
+from skfokker.potentials import Quadratic
+
+X = np.random.default_rng(0).normal(size=(7, 2))
+
+
+def estimator(**params):
+    return ParametricFokkerPlanck(**{"scheme": RungeKutta(4), "random_state": 0} | params)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    flow = Composition([ElementwiseFlow(8), AffineFlow()])
+    return estimator(flow=flow, t_final=0.2).fit(Quadratic([1.0, 0.0]))
+
+
+def assert_same_bits(model, other):
+    np.testing.assert_array_equal(model.sample(5, 0.13), other.sample(5, 0.13))
+    for method in ("log_density", "grad_log_density", "velocity", "transform"):
+        np.testing.assert_array_equal(
+            getattr(model, method)(X, 0.07), getattr(other, method)(X, 0.07)
+        )
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_keeps_every_bit(fitted, protocol):
+    assert_same_bits(fitted, pickle.loads(pickle.dumps(fitted, protocol)))
+
+
+@pytest.mark.parametrize(
+    ("dump", "load"),
+    [({}, {}), ({"compress": 3}, {}), ({}, {"mmap_mode": "r"})],
+    ids=["plain", "compressed", "memory-mapped"],
+)
+def test_joblib_keeps_every_bit(fitted, tmp_path, dump, load):
+    path = tmp_path / "model.joblib"
+    joblib.dump(fitted, path, **dump)
+    loaded = joblib.load(path, **load)
+    assert_same_bits(fitted, loaded)
+    if load:
+        assert isinstance(loaded.thetas_, np.memmap)
+    points = torch.randn(4, 2, dtype=torch.float64)
+    np.testing.assert_array_equal(
+        loaded.potential_.value_and_grad(points)[1], fitted.potential_.value_and_grad(points)[1]
+    )
+
+
+def test_a_fresh_interpreter_reads_it(fitted, tmp_path):
+    path, points = tmp_path / "model.joblib", tmp_path / "points.npy"
+    model = copy.deepcopy(fitted).set_params(scheme=None)
+    model.scheme_ = None  # the stand-in lives in the tests
+    joblib.dump(model, path)
+    np.save(points, X)
+    code = (
+        "import joblib, numpy, sys\n"
+        f"model, x = joblib.load({str(path)!r}), numpy.load({str(points)!r})\n"
+        "out = numpy.concatenate([model.sample(5, 0.1).ravel(), model.log_density(x, 0.1)])\n"
+        "sys.stdout.write(out.tobytes().hex())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = np.concatenate([fitted.sample(5, 0.1).ravel(), fitted.log_density(X, 0.1)])
+    assert run.stdout == expected.tobytes().hex()
+
+
+def test_the_state_is_numpy_and_specs(fitted):
+    def tensors(value, seen):
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        assert not isinstance(value, torch.Tensor | torch.nn.Module)
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, list | tuple):
+            for item in value:
+                tensors(item, seen)
+        elif hasattr(value, "__dict__"):
+            tensors(value.__getstate__(), seen)
+
+    tensors(fitted.__getstate__(), set())
+    numbers = fitted.times_.size + fitted.thetas_.size + fitted.velocities_.size
+    assert len(pickle.dumps(fitted)) < 8 * numbers + 6000
+
+
+def test_pickling_does_not_change_the_live_object(fitted):
+    before = joblib.hash(vars(fitted)), list(vars(fitted))
+    pickle.dumps(fitted)
+    assert (joblib.hash(vars(fitted)), list(vars(fitted))) == before
+
+
+def test_versions_are_stamped(fitted):
+    state = fitted.__getstate__()
+    assert state["_skfokker_version"] == skfokker.__version__
+    assert state["_skfokker_state"] == persistence.STATE_VERSION
+    assert not any(
+        name.startswith("_skfokker") for name in vars(pickle.loads(pickle.dumps(fitted)))
+    )
+
+
+def test_a_newer_state_is_warned_about(fitted, monkeypatch):
+    monkeypatch.setattr(persistence, "STATE_VERSION", 99)
+    newer = pickle.dumps(fitted)
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="state version 99.*newer"):
+        assert_same_bits(fitted, pickle.loads(newer))
+
+
+def test_an_older_state_is_migrated(fitted, monkeypatch):
+    def rename(state):
+        state["thetas_"] = state.pop("parameters_")
+        return state
+
+    state = fitted.__getstate__()
+    state["parameters_"] = state.pop("thetas_")
+    state["_skfokker_state"] = 0
+    monkeypatch.setitem(persistence.MIGRATIONS, 0, rename)
+    loaded = ParametricFokkerPlanck.__new__(ParametricFokkerPlanck)
+    loaded.__setstate__(state)
+    assert_same_bits(fitted, loaded)
+
+
+def local_potential():
+    def bowl(x):
+        return (x**2).sum(1)
+
+    return bowl
+
+
+@pytest.mark.parametrize("make", [lambda: lambda x: (x**2).sum(1), local_potential])
+def test_a_potential_that_cannot_be_pickled_is_left_out(make, tmp_path):
+    model = estimator(n_features=2, t_final=0.2).fit(make())
+    with pytest.warns(UserWarning, match="(lambda|bowl).*cannot be pickled.*left out"):
+        joblib.dump(model, tmp_path / "model.joblib")
+    assert model.potential_(torch.ones(1, 2)) == 2  # the live one keeps it
+    loaded = joblib.load(tmp_path / "model.joblib")
+    assert_same_bits(model, loaded)
+    with pytest.raises(AttributeError, match="potential_ is missing.*(lambda|bowl).*fit again"):
+        loaded.potential_  # noqa: B018
+    with warnings.catch_warnings():  # once left out, saving again has nothing to say
+        warnings.simplefilter("error")
+        again = pickle.loads(pickle.dumps(loaded))
+    again.set_params(warm_start=True).fit(make(), 0.4)
+    assert again.t_final_ == 0.4 and again.potential_(torch.ones(1, 2)) == 2
+
+
+def test_copies_within_the_process_leave_nothing_out():
+    model = estimator(n_features=2, t_final=0.2).fit(lambda x: (x**2).sum(1))
+    for other in (copy.copy(model), copy.deepcopy(model)):
+        assert_same_bits(model, other)
+        assert other.potential_(torch.ones(1, 2)) == 2
+    assert copy.deepcopy(model).thetas_ is not model.thetas_
+
+
+def test_unfitted_models_and_missing_attributes():
+    model = pickle.loads(pickle.dumps(estimator()))
+    assert not hasattr(model, "potential_") and not hasattr(model, "thetas_")
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        model.nonsense  # noqa: B018
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_here(fitted):
+    model = copy.deepcopy(fitted).set_params(device="cuda")
+    loaded = pickle.loads(pickle.dumps(model))
+    with pytest.warns(UserWarning, match="device='cuda' is not available.*CPU"):
+        draws = loaded.sample(5, 0.1)
+    np.testing.assert_array_equal(draws, fitted.sample(5, 0.1))
+    assert loaded.device == "cuda"
