@@ -1,4 +1,4 @@
-"""Distances between a fit and a reference: KL both ways, marginals, moments, held-out likelihood."""
+"""Distances between a fit and a reference: KL both ways, marginals, moments."""
 
 from __future__ import annotations
 

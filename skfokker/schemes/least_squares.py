@@ -100,7 +100,7 @@ class LeastSquaresNested(Scheme):
             now = march.resample(now)
             rho = march.spectral_radius(now)
             allowed = self.tolerance * max(now.problem.spread(), 1e-12)
-            for rejected in range(40):
+            for attempt in range(40):
                 integrator, h = control.propose(rho)
                 remaining = t_end - t
                 # neither a step shorter than rounding at the end, nor a sliver before it
@@ -108,6 +108,7 @@ class LeastSquaresNested(Scheme):
                 after, error = march.step(integrator, now, h, rho)
                 control.report(integrator, h, error / allowed)
                 if error <= allowed:
+                    rejected = attempt
                     break
             else:
                 if march.failure is not None:
