@@ -113,15 +113,15 @@ class TestGaussians:
 
 class TestLangevin:
     def test_moments_are_those_of_ornstein_uhlenbeck(self):
-        potential, n = Quadratic([1.0, -1.0], spd(2)), 40_000
+        potential, n = Quadratic([1.0, -1.0], spd(2)), 20_000
         times = [0.2, 1.0]
-        x = langevin(potential, times, beta=0.5, n_particles=n, n_steps=400, seed=3)
+        x = langevin(potential, times, beta=0.5, n_particles=n, n_steps=200, seed=3)
         assert x.shape == (2, n, 2) and x.dtype == np.float64
         for k, t in enumerate(times):
             mean, covariance = ornstein_uhlenbeck(potential, t, beta=0.5)
-            # statistical error and, with h = 1/400, a bias below 1 %
+            # statistical error and, with h = 1/200, a bias below 1 %
             np.testing.assert_allclose(x[k].mean(0), mean, atol=5 / n**0.5 + 0.01)
-            np.testing.assert_allclose(np.cov(x[k].T), covariance, atol=0.02)
+            np.testing.assert_allclose(np.cov(x[k].T), covariance, atol=0.03)
 
     def test_bias_is_of_first_order(self):
         # one step of Euler-Maruyama on V = x^2 / 2 has variance (1 - h)^2 + 2 h, exactly
@@ -228,7 +228,10 @@ class TestFiniteVolumes:
             mean, covariance = ornstein_uhlenbeck(
                 potential, t, beta=beta, mean0=[mean0], covariance0=[[variance0]]
             )
-            exact = lambda x, m=mean, s=covariance: gaussian_log_density(x[:, None], m, s)
+
+            def exact(x, m=mean, s=covariance):
+                return gaussian_log_density(x[:, None], m, s)
+
             square = solution.expectation(
                 lambda x, t=t, e=exact: (solution.log_density(x, t) - e(x)) ** 2, t
             )
@@ -252,11 +255,14 @@ class TestFiniteVolumes:
             assert np.sqrt(square) < rough.error + fine.error
 
     def test_reaches_the_equilibrium(self):
-        solution = finite_volumes(DoubleWell(1), 40.0, beta=0.5)
-        gibbs = lambda x: np.exp(-((x**2 - 1) ** 2) / 0.5)
+        solution = finite_volumes(DoubleWell(1), 10.0, beta=0.5, tol=1e-4)
+
+        def gibbs(x):
+            return np.exp(-((x**2 - 1) ** 2) / 0.5)
+
         z = scipy.integrate.quad(gibbs, -5, 5)[0]
         x = np.linspace(-2, 2, 9)
-        np.testing.assert_allclose(solution.density(x, 40.0), gibbs(x) / z, rtol=1e-6)
+        np.testing.assert_allclose(solution.density(x, 10.0), gibbs(x) / z, rtol=1e-5)
 
     def test_distribution_functions_agree(self):
         solution = finite_volumes(StyblinskiTang(1), 1.0)
@@ -278,15 +284,17 @@ class TestFiniteVolumes:
             assert np.isfinite(values).all() and (np.diff(values) < 0).all()
 
     def test_any_start_and_any_domain(self):
-        two = lambda x: np.logaddexp(-2 * (x - 2) ** 2, -2 * (x + 2) ** 2)
+        def two(x):
+            return np.logaddexp(-2 * (x - 2) ** 2, -2 * (x + 2) ** 2)
+
         solution = finite_volumes(Zero(1), 0.5, initial=two)
         wanted = 0.25 + 2 * 0.5 + 4  # variances add
         assert solution.variance(0.5) == pytest.approx(wanted, rel=1e-6)
         far = finite_volumes(Quadratic([20.0]), 1.0)  # the mass walks out of the first guess
         assert far.mean(1.0) == pytest.approx(20 * (1 - np.exp(-1)), abs=1e-4)
         gamma = DistributionPotential(torch.distributions.Gamma(4.0, 1.0))
-        walled = finite_volumes(gamma, 1.0, initial=(4.0, 0.1), domain=(0.01, 30.0))
-        assert 3.9 < walled.mean(1.0) < 4.2
+        walled = finite_volumes(gamma, 40.0, initial=(4.0, 0.1), domain=(1e-6, 40.0), tol=1e-3)
+        assert walled.mean(40.0) == pytest.approx(4.0, abs=1e-3)
 
     def test_errors(self):
         gamma = DistributionPotential(torch.distributions.Gamma(4.0, 1.0))
@@ -308,21 +316,21 @@ class TestFiniteVolumes2D:
         potential = Quadratic([1.0, -1.0], [[0.5, 0.2], [0.2, 0.4]])
         start = dict(mean0=[0.5, 0.0], covariance0=[[1.0, 0.3], [0.3, 0.5]])
         solution = finite_volumes_2d(
-            potential, 0.5, initial=tuple(start.values()), n_nodes=32, tol=1e-2
+            potential, 0.5, initial=tuple(start.values()), n_nodes=32, max_nodes=128, tol=0.05
         )
         assert solution.mass_error < 1e-12
         for t in (0.0, 0.07, 0.5):
             mean, covariance = ornstein_uhlenbeck(potential, t, **start)
-            np.testing.assert_allclose(solution.mean(t), mean, atol=2e-4)
-            np.testing.assert_allclose(solution.covariance(t), covariance, atol=4e-4)
+            np.testing.assert_allclose(solution.mean(t), mean, atol=1e-3)
+            np.testing.assert_allclose(solution.covariance(t), covariance, atol=1e-3)
             x = RANDOM.multivariate_normal(mean, covariance, 2000)
             error = solution.log_density(x, t) - gaussian_log_density(x, mean, covariance)
-            assert np.sqrt((error**2).mean()) < 2e-3
+            assert np.sqrt((error**2).mean()) < max(solution.error, 1e-6)
             square = solution.expectation(lambda x: x[:, 0] ** 2, t)
-            assert square == pytest.approx(covariance[0, 0] + mean[0] ** 2, abs=1e-3)
+            assert square == pytest.approx(covariance[0, 0] + mean[0] ** 2, abs=2e-3)
 
     def test_product_of_one_dimensional_solutions(self):
-        solution = finite_volumes_2d(StyblinskiTang(2), 0.3, n_nodes=32, tol=2e-2)
+        solution = finite_volumes_2d(StyblinskiTang(2), 0.3, n_nodes=32, max_nodes=128, tol=0.3)
         single = finite_volumes(StyblinskiTang(1), 0.3)
         for axis in (0, 1):
             wanted = single.density(solution.axes[axis], 0.3)

@@ -96,6 +96,7 @@ class FiniteVolumeSolution2D:
     def _nodes(self, t: float) -> np.ndarray:
         """log rho_t at the nodes, cut off where it drowns in rounding."""
         values = hermite(self.times, self.log_density_, self._slope, t)
+        values = values - np.log((np.exp(values) * np.outer(*self._sides)).sum())
         return np.maximum(values, values.max() - 60)
 
     def log_density(self, x: ArrayLike, t: float) -> np.ndarray:

@@ -86,7 +86,8 @@ def langevin(
         if not torch.isfinite(x).all():
             raise ValueError(
                 f"particles ran off to infinity before t = {stop:g} with n_steps={n_steps}; "
-                f"the explicit step is too long for this potential, try n_steps={4 * n_steps} or tamed=True"
+                f"the explicit step is too long for this potential, try n_steps={4 * n_steps} or "
+                f"tamed=True"
             )
         seen.append(x.numpy())
     return seen[0] if np.ndim(times) == 0 else np.stack(seen)
