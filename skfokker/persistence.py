@@ -7,6 +7,8 @@ import pickle
 import warnings
 from typing import Any
 
+from sklearn.utils.validation import check_is_fitted
+
 import skfokker
 
 STATE_VERSION = 1
@@ -60,6 +62,40 @@ class PersistentMixin:
             state = MIGRATIONS[version](state)
             version += 1
         super().__setstate__(state)
+
+    def save(self, path) -> None:
+        """Write the fitted model to a safetensors file with JSON metadata.
+
+        Reading it back runs no code, unlike a pickle. Kept are the trajectory, the parameters
+        and the components of this package; a potential or a component of yours is left out, with
+        a warning that names it.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        ImportError
+            Where the optional package safetensors is missing (``pip install skfokker[io]``).
+        """
+        from .safe_format import save
+
+        check_is_fitted(self)
+        save(self, path)
+
+    @classmethod
+    def load(cls, path) -> Any:
+        """Read a model written by :meth:`save`.
+
+        Raises
+        ------
+        ValueError
+            Where the file is not of this package, or newer than this version can read.
+        """
+        from .safe_format import load
+
+        return load(cls, path)
 
     def __deepcopy__(self, memo: dict) -> Any:
         # A copy within the process is no pickling: nothing has to be left out.

@@ -181,3 +181,49 @@ def test_a_device_that_is_not_here(fitted):
         draws = loaded.sample(5, 0.1)
     np.testing.assert_array_equal(draws, fitted.sample(5, 0.1))
     assert loaded.device == "cuda"
+
+
+# -------------------------------------------------------------------- the safe format
+
+
+def test_safetensors_keep_every_bit(tmp_path):
+    pytest.importorskip("safetensors")
+    flow = Composition([ElementwiseFlow(8), AffineFlow()])
+    start = ([0.0, 1.0], np.array([[1.0, 0.2], [0.2, 1.0]]))
+    model = ParametricFokkerPlanck(flow, initial=start, t_final=0.01, random_state=3)
+    model.fit(Quadratic(np.array([1.0, 0.0]), 0.5)).save(tmp_path / "model.safetensors")
+    loaded = ParametricFokkerPlanck.load(tmp_path / "model.safetensors")
+    assert_bits = np.testing.assert_array_equal
+    assert_bits(model.sample(5, 0.003), loaded.sample(5, 0.003))
+    assert_bits(model.log_density(X, 0.007), loaded.log_density(X, 0.007))
+    points = torch.randn(3, 2, dtype=torch.float64)
+    assert torch.equal(model.potential_(points), loaded.potential_(points))
+    assert loaded.history_ == model.history_ and str(loaded) == str(model)
+    assert str(loaded.flow_) == str(model.flow_)
+    loaded.set_params(warm_start=True).fit(loaded.potential_, 0.02)
+    assert loaded.t_final_ == 0.02
+
+
+def test_the_safe_format_leaves_out_code(tmp_path):
+    pytest.importorskip("safetensors")
+    model = estimator(n_features=2, t_final=0.2).fit(lambda x: (x**2).sum(1))
+    path = tmp_path / "model.safetensors"
+    with pytest.warns(UserWarning, match=r"Left out.*scheme \(RungeKutta\).*potential_"):
+        model.save(path)
+    loaded = ParametricFokkerPlanck.load(path)
+    np.testing.assert_array_equal(model.sample(5, 0.1), loaded.sample(5, 0.1))
+    assert loaded.scheme is None
+    with pytest.raises(AttributeError, match="potential_ is missing.*fit again"):
+        loaded.potential_  # noqa: B018
+
+
+def test_files_of_others_are_refused(tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    path = str(tmp_path / "other.safetensors")
+    safetensors.save_file({"x": np.zeros(2)}, path)
+    with pytest.raises(ValueError, match="not one of skfokker's"):
+        ParametricFokkerPlanck.load(path)
+    newer = {"format": "skfokker", "format_version": "99", "skfokker_version": "9.0"}
+    safetensors.save_file({"x": np.zeros(2)}, path, metadata=newer)
+    with pytest.raises(ValueError, match="skfokker 9.0 in format 99.*upgrade"):
+        ParametricFokkerPlanck.load(path)
