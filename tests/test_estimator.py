@@ -31,8 +31,11 @@ def quadratic(x):
     return ((x - torch.tensor([MEAN, 0.0], dtype=x.dtype)) ** 2).sum(1) / (2 * VARIANCE)
 
 
-def estimator(**params):
-    return ParametricFokkerPlanck(**{"scheme": RungeKutta(), "random_state": 0} | params)
+SCHEME = RungeKutta()
+
+
+def estimator(flow=None, scheme=SCHEME, **params):
+    return ParametricFokkerPlanck(flow, scheme, **{"random_state": 0} | params)
 
 
 def exact(t, beta=1.0, mean=0.0, variance=1.0):
@@ -224,7 +227,7 @@ def test_draws_of_the_equilibrium():
 @pytest.mark.parametrize("beta", [0.5, 2.0])
 def test_potential_of_draws_is_minus_beta_log_density(component, beta):
     draws = np.random.default_rng(0).normal(size=(60, 2)) * [2.0, 0.7]
-    model = estimator(from_samples=component, beta=beta, scheme=RungeKutta(1), t_final=1e-3)
+    model = estimator(AffineFlow(), RungeKutta(1), from_samples=component, beta=beta, t_final=1e-3)
     model.fit(draws)
     points = torch.tensor(X)
     value, gradient = model.potential_.value_and_grad(points)

@@ -17,7 +17,8 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from stand_in import RungeKutta
 
-import skfokker
+import skfokker.flows
+import skfokker.schemes
 from skfokker import Gaussian, GaussianDensity, ParametricFokkerPlanck
 from skfokker.flows import AffineFlow, Composition, ElementwiseFlow
 from skfokker.flows.base import Flow
@@ -47,8 +48,8 @@ WITHOUT_FIT = [
 
 def components():
     """Every flow and scheme of the package, and the start."""
-    for module in pkgutil.walk_packages(skfokker.__path__, "skfokker."):
-        if not module.name.endswith("__main__"):
+    for package in (skfokker.flows, skfokker.schemes):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             import_module(module.name)
     found, bases = {Gaussian}, [Flow, Scheme]
     while bases:
