@@ -1,0 +1,153 @@
+"""What an error is: KL both ways in nats, moments, entropy, likelihood of particles."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..potentials import GaussianMixture
+from ..problems import GaussianProblem, Problem, SeparableProblem
+from ..reference import kl_gaussians
+from .references import References
+
+#: Headings of the tables.
+TITLES = {
+    "kl_fit_true": "KL(fit, true)",
+    "kl_true_fit": "KL(true, fit)",
+    "symkl": "symKL",
+    "worst_marginal": "worst marginal KL",
+    "moment_symkl": "symKL of moments",
+    "mean_error": "mean error",
+    "covariance_error": "rel. covariance error",
+    "entropy_error": "entropy error",
+    "nll": "NLL of particles",
+    "symkl_stationary": "symKL to stationary law",
+    "floor": "floor: exact law, mode weights",
+    "certificate": "certified KL",
+}
+
+
+def measure(problem: Problem, law, t: float, references: References) -> dict[str, float]:
+    """All errors of a law at time t that can be had.
+
+    Parameters
+    ----------
+    problem : Problem
+    law : Law
+        See ``methods``.
+    t : float
+    references : References
+
+    Returns
+    -------
+    dict
+        Keys are those of ``TITLES``, and ``nll_se``, ``kl_fit_true_se``, ``kl_true_fit_se``:
+        standard errors where a value is a mean over samples.
+    """
+    errors: dict[str, float] = {}
+    if (
+        law.solution is not None
+        and not isinstance(problem, GaussianProblem)
+        and (problem.d == 1 or not problem.has_density)
+    ):  # finite volumes, where they are the reference: their own estimate of their error
+        kl = law.solution.error**2 / 2
+        return {"kl_fit_true": kl, "kl_true_fit": kl, "symkl": 2 * kl}
+    if isinstance(problem, GaussianProblem):
+        errors |= _gaussian(problem, law, t)
+    if "kl_fit_true" not in errors and references.has_truth(problem):
+        errors |= _divergences(problem, law, t, references)
+        errors["symkl"] = errors["kl_fit_true"] + errors["kl_true_fit"]
+    if not problem.has_density:
+        surprise = -law.log_density(references.particles(problem, t)[: law.n_points], t)
+        errors["nll"], errors["nll_se"] = _mean(surprise)
+    if isinstance(problem.potential, GaussianMixture):
+        errors["symkl_stationary"] = _to_stationary(problem, law, t)
+        errors["floor"] = references.mode_floor(problem, t)
+    return errors
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error."""
+    return float(np.mean(values)), float(np.std(values) / math.sqrt(len(values)))
+
+
+def _gaussian(problem, law, t):
+    """Against an exact Gaussian law, by formula where the fit is one as well."""
+    exact = problem.moments(t)
+    moments = law.gaussian(t)
+    errors = {}
+    entropy_constant = 0.5 * problem.d * math.log(2 * math.pi * math.e)
+    exact_entropy = entropy_constant + 0.5 * np.linalg.slogdet(exact[1])[1]
+    if moments is not None:
+        errors["kl_fit_true"] = kl_gaussians(*moments, *exact)
+        errors["kl_true_fit"] = kl_gaussians(*exact, *moments)
+        errors["symkl"] = errors["kl_fit_true"] + errors["kl_true_fit"]
+        entropy = entropy_constant + 0.5 * np.linalg.slogdet(moments[1])[1]
+    elif law.solution is not None:
+        moments = law.solution.mean(t), law.solution.covariance(t)
+        entropy = law.solution.expectation(lambda x: -law.log_density(x, t), t)
+    else:
+        x = law.points(t)
+        moments = x.mean(0), np.atleast_2d(np.cov(x.T))
+        entropy = -law.log_density(x, t).mean()
+    there = np.linalg.norm(exact[1])
+    return errors | {
+        "moment_symkl": kl_gaussians(*moments, *exact) + kl_gaussians(*exact, *moments),
+        "mean_error": float(np.linalg.norm(moments[0] - exact[0])),
+        "covariance_error": float(np.linalg.norm(moments[1] - exact[1]) / there),
+        "entropy_error": float(abs(entropy - exact_entropy)),
+    }
+
+
+def _divergences(problem, law, t, references):
+    """KL both ways between a law and a known density."""
+    if isinstance(problem, SeparableProblem) and law.marginals(t) is not None:
+        return _separable(problem, *law.marginals(t), t)
+    if problem.has_density:
+        log_true = problem.log_density
+        x = problem.sample(law.n_points, t, seed=1)
+        backward = _mean(log_true(x, t) - law.log_density(x, t))
+    else:
+        grid = references.grid(problem)
+        log_true = grid.log_density
+        gap = grid.expectation(lambda x: log_true(x, t) - law.log_density(x, t), t)
+        backward = gap, 0.0
+    if law.solution is not None:
+        gap = law.solution.expectation(lambda x: law.log_density(x, t) - log_true(x, t), t)
+        forward = gap, 0.0
+    else:
+        y = law.points(t)
+        forward = _mean(law.log_density(y, t) - log_true(y, t))
+    return {
+        "kl_fit_true": forward[0],
+        "kl_fit_true_se": forward[1],
+        "kl_true_fit": backward[0],
+        "kl_true_fit_se": backward[1],
+    }
+
+
+def _separable(problem, y, log_fit, weights, t):
+    """Sums over marginals, by quadrature under the fit, in forms that cannot cancel.
+
+    With r = true / fit, KL(fit, true) = E_fit[r - 1 - log r] and
+    KL(true, fit) = E_fit[r log r - r + 1].
+    """
+    exact = np.stack([problem.marginal(i).log_density(y[:, i], t) for i in range(problem.d)], 1)
+    log_ratio = exact - log_fit
+    excess = np.expm1(log_ratio)
+    forward = weights @ (excess - log_ratio)
+    backward = weights @ ((1 + excess) * log_ratio - excess)
+    return {
+        "kl_fit_true": float(forward.sum()),
+        "worst_marginal": float(forward.max()),
+        "kl_true_fit": float(backward.sum()),
+    }
+
+
+def _to_stationary(problem, law, t):
+    """symKL to the normalised equilibrium, by Monte Carlo both ways."""
+    y, x = law.points(t), problem.potential.sample(law.n_points, seed=1).numpy()
+    forward = law.log_density(y, t) - problem.stationary_log_density(y)
+    backward = problem.stationary_log_density(x) - law.log_density(x, t)
+    return float(forward.mean() + backward.mean())

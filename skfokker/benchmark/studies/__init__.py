@@ -1,0 +1,20 @@
+"""Studies: one axis at a time, each a function of ``StudyOptions`` to a list of tables."""
+
+from __future__ import annotations
+
+from .algorithm1 import algorithm1
+from .common import StudyOptions, exponent
+from .dimension import dimension
+from .throughput import throughput
+from .tolerance import tolerance
+
+#: Every study, by the name that ``--study`` takes.
+STUDIES = {
+    "tolerance": tolerance,
+    "dimension": dimension,
+    "throughput": throughput,
+    "algorithm1": algorithm1,
+}
+
+__all__ = ["STUDIES", "StudyOptions", "algorithm1", "dimension", "exponent", "throughput",
+           "tolerance"]  # fmt: skip

@@ -1,0 +1,262 @@
+"""The benchmark: every method becomes a row, every failure too, and the tables say whose it is."""
+
+import json
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+from skfokker import problems
+from skfokker.benchmark import (
+    GROUPS,
+    METHODS,
+    QUICK,
+    STUDIES,
+    Bench,
+    Case,
+    Group,
+    Method,
+    Report,
+    Target,
+    run,
+)
+from skfokker.benchmark.__main__ import main
+from skfokker.benchmark.groups import select
+from skfokker.benchmark.measures import TITLES, measure
+from skfokker.benchmark.methods import GaussianLaw, KernelLaw
+from skfokker.benchmark.published import PUBLISHED
+from skfokker.benchmark.references import References
+from skfokker.benchmark.runner import Row, TimeLimitError, solve, time_limit
+from skfokker.benchmark.studies import StudyOptions, exponent, throughput
+from skfokker.benchmark.studies.algorithm1 import outer_step_seconds
+from skfokker.benchmark.tables import FAIL, PASS, Table, certificates, comparison, lines, targets
+
+TINY = Group(
+    "ou",
+    "A small table",
+    (Case("d = 2", "ou-benchmark", (("d", 2), ("k", 0))),
+     Case("d = 2", "ou-benchmark", (("d", 2), ("k", 1)), baselines=False)),
+    ("symkl", "entropy_error"),
+    ("ours", "kde", "gaussian"),
+    times=(0.9,),
+    targets=(Target("symkl", 1e-4), Target("entropy_error", {"d = 2": 0.0})),
+    seconds=1000,
+)  # fmt: skip
+
+
+def small_bench(**given):
+    return Bench(References(500), n_particles=500, sde_steps=20, training_steps=5, **given)
+
+
+@pytest.fixture(scope="module")
+def report():
+    report = Report({"ou": TINY})
+    for rows in run(report.groups, small_bench()):
+        report.add(rows)
+    return report
+
+
+def test_cheap_methods_side_by_side(report):
+    assert [(row.problem, row.method) for row in report.rows] == [
+        ("ou-benchmark-2d-0", "ours"),
+        ("ou-benchmark-2d-0", "kde"),
+        ("ou-benchmark-2d-0", "gaussian"),
+        ("ou-benchmark-2d-1", "ours"),
+    ]
+    for row in report.rows:
+        assert row.error is None and row.seconds > 0
+        assert row.values[0]["t"] == 0.9
+        assert set(TITLES) >= {k for k in row.values[0] if not k.endswith("_se")} - {"t"}
+    ours, kde, gaussian = (row.values[0] for row in report.rows[:3])
+    assert ours["symkl"] < 1e-4 < gaussian["symkl"] < kde["symkl"] < 1
+    assert ours["certificate"] >= ours["kl_fit_true"]
+
+
+def test_table_names_everything(report):
+    table = comparison(TINY, report.rows)
+    text = table.text()
+    assert table.columns[:3] == ["problem", "t", "method"] and "seconds" in table.columns
+    assert "Langevin + KDE" in text and "skfokker" in text
+    assert "JKO-ICNN (published)" in text and "x " in text
+    # the published numbers stand where they belong and nowhere else
+    row = next(r for r in table.rows if r[2] == "JKO-ICNN (published)" and r[1] == "0.9")
+    assert row[3] == "3.8e-03"
+    assert all("published" not in r[2] for r in table.rows if r[2] in {m.title for m in
+               METHODS.values()})  # fmt: skip
+    assert "Means over 2 random targets" in text
+    assert "| JKO-ICNN (published) |" in table.markdown()
+
+
+def test_targets_pass_and_fail(report):
+    marks = {row[1]: row[-1] for row in targets({"ou": TINY}, report.rows).rows}
+    assert marks == {
+        "symKL": PASS,
+        "entropy error": FAIL,
+        "seconds of the slowest fit": PASS,
+    }
+
+
+def test_certificates_beside_the_truth(report):
+    table = certificates({"ou": TINY}, report.rows)
+    assert len(table.rows) == 1 and table.rows[0][-1] == "yes"
+    assert "held in 2 of 2" in table.notes[0]
+    liar = Row("ou", "d = 2", "p", "ours", 1.0, [{"t": 0.9, "kl_fit_true": 1e-3,
+                                                  "certificate": 1e-4}])  # fmt: skip
+    table = certificates({"ou": TINY}, [*report.rows, liar])
+    assert table.rows[0][-1] == "NO" and "held in 2 of 3" in table.notes[0]
+
+
+def test_json_round_trip(report, tmp_path):
+    path = tmp_path / "results.json"
+    report.write(path)
+    stored = json.loads(path.read_text())
+    assert set(stored) == {"environment", "rows", "published", "targets", "studies"}
+    assert {"torch", "threads", "cores"} <= set(stored["environment"])
+    assert set(stored["rows"][0]) == {
+        "group", "label", "problem", "method", "seconds", "values", "info", "error"
+    }  # fmt: skip
+    assert stored["published"] and all(p["source"] == "published" for p in stored["published"])
+    assert {"target", "result", "mark"} <= set(stored["targets"][0])
+    again = Report.read(path, {"ou": TINY})
+    assert again.text() == report.text()
+    page = again.markdown("python -m skfokker.benchmark --problems ou")
+    assert "`python -m skfokker.benchmark --problems ou`" in page and "*published*" in page
+
+
+def test_a_failing_method_is_a_row(monkeypatch, report):
+    def fail(problem, times, bench):
+        warnings.warn("on thin ice", UserWarning, stacklevel=2)
+        raise RuntimeError("the map has degenerated")
+
+    monkeypatch.setitem(METHODS, "kde", Method("kde", "Langevin + KDE", fail))
+    rows = [row for found in run({"ou": TINY}, small_bench()) for row in found]
+    assert [row.error is None for row in rows] == [True, False, True, True]
+    assert rows[1].error == "RuntimeError: the map has degenerated"
+    assert rows[1].info["warnings"] == ["on thin ice"]
+    assert "the map has degenerated" in comparison(TINY, rows).text()
+    # the default fit failing is a target missed
+    broken = [Row("ou", "d = 2", "ou-benchmark-2d-0", "ours", 1.0, error="ValueError: no")]
+    assert targets({"ou": TINY}, broken).rows[0][-1] == FAIL
+
+
+def test_a_slow_method_is_a_row():
+    method = Method("slow", "slow", lambda problem, times, bench: time.sleep(30))
+    case = TINY.cases[0]
+    row = solve(TINY, case, case.load(), method, small_bench(time_limit=0.05))
+    assert row.error == "TimeLimitError: no result after 0.05 s"
+    with pytest.raises(TimeLimitError), time_limit(0.01):
+        time.sleep(5)
+    with time_limit(None):
+        pass
+
+
+def test_missing_zuko_is_a_row(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "zuko", None)
+    case = TINY.cases[0]
+    row = solve(TINY, case, case.load(), METHODS["nsf"], small_bench(our_seconds=0.01))
+    assert "pip install 'skfokker[flows]'" in row.error
+
+
+def test_flow_on_particles():
+    pytest.importorskip("zuko")
+    case = TINY.cases[0]
+    row = solve(TINY, case, case.load(), METHODS["nsf"], small_bench(our_seconds=0.2))
+    assert row.error is None
+    assert row.info["particles"] == 500 and row.info["training_steps"] >= 5
+    assert row.values[0]["symkl"] < 1
+
+
+def test_products_by_quadrature_agree_with_samples():
+    """Quadrature of marginals and Monte Carlo see the same divergences."""
+    from skfokker.benchmark.methods import FitLaw, fit_ours
+    from skfokker.flows import AffineFlow
+
+    problem = problems.load("styblinski-tang-1d")
+    law = FitLaw(fit_ours(problem, flow=AffineFlow(diagonal=True)))
+    exact = measure(problem, law, 0.5, References(100))
+    law.marginals = lambda t: None
+    sampled = measure(problem, law, 0.5, References(100))
+    assert exact["kl_fit_true"] == pytest.approx(sampled["kl_fit_true"], rel=0.05)
+    assert exact["kl_true_fit"] == pytest.approx(sampled["kl_true_fit"], rel=0.1)
+    assert exact["worst_marginal"] == exact["kl_fit_true"] > 0.01
+    law.certificate = None
+    grid = METHODS["grid"].solve(problem, (0.5,), small_bench())[0]
+    assert measure(problem, grid, 0.5, References(100))["symkl"] < 1e-8
+
+
+def test_likelihood_and_stationary_law_of_a_mixture():
+    problem = problems.load("nine-gaussians", d=3)
+    references = References(1000)
+    x = references.particles(problem, 4.0)
+    assert references.particles(problem, 4.0) is x
+    law = GaussianLaw({4.0: x})
+    law.n_points = 1000
+    errors = measure(problem, law, 4.0, references)
+    assert errors["nll"] == pytest.approx(-law.log_density(x, 4.0).mean())
+    # the floor is a bound for the exact law, so for particles of it too
+    kernel = KernelLaw({4.0: x})
+    assert 0 < errors["floor"] < measure(problem, kernel, 4.0, references)["symkl_stationary"]
+
+
+def test_groups_are_the_rows_of_the_issue():
+    assert {"ou", "heat", "styblinski-tang", "styblinski-tang-100", "beta", "rosenbrock",
+            "nine-gaussians", "quadratic"} <= set(GROUPS)  # fmt: skip
+    assert len(GROUPS["ou"].cases) == 90
+    for group in (*GROUPS.values(), *QUICK.values()):
+        assert set(group.methods) <= set(METHODS) and set(group.measures) <= set(TITLES)
+        for case in group.cases:
+            problem = case.load()
+            assert max(group.times or problem.times) <= problem.t_final
+    target = next(t for t in GROUPS["nine-gaussians"].targets)
+    assert target.at("d = 2", 4.0) == pytest.approx(0.0615 / 2) and target.at("d = 2", 1.0) is None
+    assert GROUPS["rosenbrock"].targets[0].at("d = 10", 0.5) == pytest.approx(9.668)
+    labels = {(g.name, c.label) for g in GROUPS.values() for c in g.cases}
+    assert {(p["group"], p["label"]) for p in PUBLISHED} <= labels
+    assert {p["source"] for p in PUBLISHED} == {"published", "earlier"}
+
+
+def test_selection():
+    assert list(select(["heat-8d", "quadratic"])) == ["quadratic", "heat"]
+    assert len(select(["quadratic-10d"])["quadratic"].cases) == 1
+    with pytest.raises(ValueError, match="no problem matches"):
+        select(["rosenbrok"])
+
+
+def test_lines_average_over_targets():
+    values = ({"t": 0.9, "symkl": 1.0 + k, "certificate": 1.0 + k} for k in (0, 2))
+    rows = [Row("ou", "d = 2", "p", "ours", v["symkl"], [v]) for v in values]
+    line = lines(TINY, rows)[0]
+    assert (line.values["symkl"], line.values["certificate"], line.seconds) == (2.0, 3.0, 2.0)
+
+
+def test_command_line(tmp_path, capsys):
+    paths = [str(tmp_path / name) for name in ("results.json", "results.md")]
+    arguments = ["--quick", "--problems", "heat", "--methods", "ours", "--json", paths[0],
+                 "--markdown", paths[1]]  # fmt: skip
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "Targets of the default fit" in out and "(published)" in out
+    assert "# Benchmark results" in (tmp_path / "results.md").read_text()
+    # a second run keeps what the first one found
+    assert main([*arguments[:2], "ou-benchmark", *arguments[3:], "--update"]) == 0
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert {row["group"] for row in stored["rows"]} == {"heat", "ou"}
+    assert main(["--list"]) == 0 and "nine-gaussians" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--problems", "rosenbrok"])
+
+
+def test_studies():
+    assert set(STUDIES) == {"tolerance", "dimension", "throughput", "algorithm1"}
+    assert exponent([10, 30, 100], [1, 9, 100]) == pytest.approx(2.0, abs=0.01)
+    assert exponent([1], [1]) is None
+    options = StudyOptions(quick=True)
+    for name in ("tolerance", "dimension"):
+        for table in STUDIES[name](options):
+            assert isinstance(table, Table) and len(table.rows) >= 2, name
+            assert any("exponent" in note for note in table.notes)
+    table = throughput(options)[0]
+    assert all(row[4].startswith("x ") and row[-1] in (PASS, FAIL) for row in table.rows)
+    assert outer_step_seconds(problems.load("quadratic-2d-iso"), 140, 5) > 0
+    assert np.isfinite([float(row[3]) for row in table.rows]).all()
