@@ -31,6 +31,34 @@ def test_checks_of_sklearn(estimator, check):
     check(estimator)
 
 
+# ------------------------------------------------- checks that sklearn keeps for itself
+
+OF_EVERY_ESTIMATOR = [
+    "check_dataframe_column_names_consistency",
+    "check_param_validation",
+    "check_inplace_ensure_writeable",
+]
+OF_TRANSFORMERS = [
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+    "check_get_feature_names_out_error",
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_global_output_transform_pandas",
+]
+
+
+@pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names:UserWarning")
+@pytest.mark.parametrize("check", OF_EVERY_ESTIMATOR + OF_TRANSFORMERS)
+def test_checks_that_sklearn_runs_on_its_own_estimators(check):
+    if not hasattr(estimator_checks, check):
+        pytest.skip(f"{check} is not in scikit-learn {sklearn.__version__}")
+    model = ParametricFokkerPlanck(AffineFlow(), RungeKutta())
+    getattr(estimator_checks, check)("ParametricFokkerPlanck", model)
+    if check in OF_EVERY_ESTIMATOR:
+        getattr(estimator_checks, check)("GaussianDensity", GaussianDensity())
+
+
 # ------------------------------------------------- components: the checks that fit nothing
 
 WITHOUT_FIT = [
