@@ -22,7 +22,7 @@ lint: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,docs]'
-	$(BIN)/python -m sphinx -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 # torch first and pinned, because another version may pull in gigabytes of GPU libraries.
 $(READY): setup.cfg pyproject.toml constraints.txt
@@ -33,3 +33,4 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 clean:
 	rm -rf .venv build dist output *.egg-info .pytest_cache .ruff_cache
+	rm -rf docs/_build docs/gallery docs/generated
