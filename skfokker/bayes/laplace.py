@@ -1,0 +1,341 @@
+"""Where a posterior is and how wide: modes by L-BFGS, curvature, a Gaussian over them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from torch import Tensor
+
+from ..initial import Gaussian
+from ..potentials import check_potential
+from ..validation import torch_generator
+from .log_density import unvalidated
+
+_OUTSIDE = 1e10  # what the optimiser sees outside the support
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """Gaussians at the modes that a search has found.
+
+    Attributes
+    ----------
+    modes : ndarray (k, d)
+        Their means, the best first.
+    roots : ndarray (k, d, d)
+        Lower Cholesky factors of their covariances.
+    log_masses : ndarray (k,)
+        Each one's E_q[log p - log q], a bound of the log integral of p near it.
+    positive_definite : ndarray (k,) of bool
+        Whether the curvature at the mean was; where it was not, the eigenvalues of the covariance
+        are those of the absolute curvature, bounded.
+    """
+
+    modes: np.ndarray
+    roots: np.ndarray
+    log_masses: np.ndarray
+    positive_definite: np.ndarray
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Share of the mass in each mode, (k,); rough."""
+        return np.exp(self.log_masses - logsumexp(self.log_masses))
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (d,) and covariance (d, d) of the mixture of all modes."""
+        shares = self.shares
+        mean = shares @ self.modes
+        gap = self.modes - mean
+        within = np.einsum("k,kij,klj->il", shares, self.roots, self.roots)
+        return mean, within + (gap * shares[:, None]).T @ gap
+
+    def gaussian(self, inflate: float = 1.0) -> Gaussian:
+        """A start for the estimator: ``initial=laplace(...).gaussian()``.
+
+        Parameters
+        ----------
+        inflate : float, default=1
+            Factor of the standard deviations.
+        """
+        mean, covariance = self.moments()
+        return Gaussian(mean, inflate**2 * covariance)
+
+    def nearest(self, x: np.ndarray) -> np.ndarray:
+        """The mode (n,) that every point x (n, d) most likely belongs to."""
+        score = np.empty((len(self.modes), len(x)))
+        for j, (mode, root) in enumerate(zip(self.modes, self.roots, strict=True)):
+            z = np.linalg.solve(root, (x - mode).T)
+            score[j] = 0.5 * (z**2).sum(0) + np.log(np.diag(root)).sum()
+        return score.argmin(0)
+
+
+def laplace(
+    potential: Any,
+    n_features: int | None = None,
+    *,
+    starts: Any = None,
+    n_starts: int = 8,
+    spread: float = 2.0,
+    n_draws: int = 256,
+    n_iterations: int = 50,
+    random_state: Any = None,
+) -> Laplace:
+    r"""Gaussian approximations of exp(-V), from a search for its modes.
+
+    Every start is followed by L-BFGS. At a few points of the path (its end among them) a Gaussian
+    is made of the local curvature, and the one with the best evidence bound is kept: at the end
+    point for most posteriors; on the way where the density has no mode, as with the scale of a
+    hierarchy that runs to zero (L. Zhang, B. Carpenter, A. Gelman, A. Vehtari, "Pathfinder:
+    Parallel quasi-Newton variational inference", 2022). Curvature is by central differences of
+    gradients, in steps that follow the local scale of each coordinate. Mean and covariance of the
+    kept ones then follow the flow of the Fokker-Planck equation restricted to Gaussians, in its
+    preconditioned form, to rest: dm/dt = -E grad V, and a precision that relaxes to E Hess V
+    (M. Lambert, S. Chewi, F. Bach, S. Bonnabel, P. Rigollet, "Variational inference via Wasserstein
+    gradient flows", 2022).
+
+    Parameters
+    ----------
+    potential : Potential or callable
+        V = -log density; infinite or NaN outside the support.
+    n_features : int, optional
+        d, where the potential does not say.
+    starts : array-like (k, d), optional
+        Where to start; drawn from N(0, spread^2 I) where not given, the origin first.
+    n_starts : int
+    spread : float
+    n_draws : int
+        Points for each evidence bound; at least 4 d are taken.
+    n_iterations : int
+        Steps of the flow of Gaussians; 0 keeps the curvature at the modes.
+    random_state : int, RandomState instance or None
+
+    Raises
+    ------
+    ValueError
+        Where V is finite at none of the starts.
+
+    Examples
+    --------
+    >>> from skfokker.bayes import laplace
+    >>> from skfokker.potentials import Quadratic
+    >>> found = laplace(Quadratic([50.0, 0.0], [1e-6, 200.0]))
+    >>> found.modes.round(6).tolist()
+    [[50.0, 0.0]]
+    """
+    potential = check_potential(potential, n_features)
+    d = potential.n_features_in_
+    generator = torch_generator(random_state, 2000)
+    points = _starts(potential, d, starts, n_starts, spread, generator)
+    noise = _noise(max(n_draws, 4 * d), d, generator)
+    with unvalidated():
+        found = [_follow(potential, x, noise) for x in points]
+        found = _distinct([candidate for candidate in found if candidate is not None])
+        if n_iterations:
+            found = _distinct([_relax(potential, one, noise, n_iterations) for one in found])
+    if not found:
+        raise ValueError(
+            f"The search found no point with a finite curvature from {len(points)} starts: the "
+            "gradient of the log density is not finite. Give starts= inside the support."
+        )
+    modes, roots, masses, definite = zip(*found, strict=True)
+    return Laplace(np.stack(modes), np.stack(roots), np.array(masses), np.array(definite))
+
+
+def curvature(potential: Any, x: np.ndarray, passes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient (d,) and Hessian (d, d) of V at x, by central differences of gradients.
+
+    The first pass takes steps relative to |x|; the later ones a thousandth of the scale
+    1 / sqrt(H_ii) that was found.
+    """
+    d = len(x)
+    steps = 1e-4 * np.maximum(np.abs(x), 1e-2)
+    for _ in range(passes):
+        shifts = np.diag(steps)
+        points = torch.from_numpy(np.concatenate([x + shifts, x - shifts, x[None]]))
+        gradients = potential.value_and_grad(points)[1].numpy()
+        hessian = (gradients[:d] - gradients[d : 2 * d]) / (2 * steps[:, None])
+        hessian = 0.5 * (hessian + hessian.T)
+        scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-12))
+        if not np.isfinite(hessian).all():
+            steps = steps / 30
+            continue
+        steps = np.maximum(1e-3 * np.minimum(scale, 1e3), 1e-12 * np.abs(x))
+    return gradients[-1], hessian
+
+
+def covariance_root(hessian: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Lower Cholesky factor of the inverse of a Hessian, made positive definite where it is not."""
+    scale = 1 / np.sqrt(np.clip(np.abs(np.diag(hessian)), 1e-12, None))
+    values, vectors = np.linalg.eigh(scale[:, None] * hessian * scale)
+    definite = bool(values[0] > 1e-10)
+    if not definite:
+        values = np.maximum(np.abs(values), 1e-2 * max(1.0, float(np.abs(values).max()) * 1e-2))
+    half = scale[:, None] * vectors / np.sqrt(values)
+    # QR of the transpose: a triangular root without squaring the condition number
+    root = np.linalg.qr(half.T, mode="r").T
+    return root * np.sign(np.diag(root)), definite
+
+
+def _starts(potential, d, starts, n_starts, spread, generator) -> np.ndarray:
+    if starts is not None:
+        points = np.array(starts, dtype=float).reshape(-1, d)
+    else:
+        points = spread * torch.randn(20 * n_starts, d, generator=generator).double().numpy()
+        points[0] = 0
+    with unvalidated():
+        value, gradient = potential.value_and_grad(torch.from_numpy(points))
+    inside = (torch.isfinite(value) & torch.isfinite(gradient).all(1)).numpy()
+    if not inside.any():
+        raise ValueError(
+            f"The log density is -inf or NaN at all {len(points)} starting points"
+            + (
+                f" drawn from N(0, {spread:g}^2 I); pass starts= with a point inside the support, "
+                "or constraints= that map the parameters to an unconstrained space."
+                if starts is None
+                else "; pass one inside the support."
+            )
+        )
+    points = points[inside]
+    return points if starts is not None else points[:n_starts]
+
+
+def _follow(potential, start: np.ndarray, noise: Tensor) -> tuple | None:
+    """Centre, root, evidence bound and definiteness of the best Gaussian along one path."""
+
+    def objective(x):
+        value, gradient = potential.value_and_grad(torch.from_numpy(x)[None])
+        value, gradient = float(value), gradient[0].numpy()
+        if not (math.isfinite(value) and np.isfinite(gradient).all()):
+            return _OUTSIDE, x - start
+        return value, gradient
+
+    path = [start]
+    result = minimize(
+        objective,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        callback=lambda x: path.append(x.copy()),
+        options={"maxiter": 500, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-7},
+    )
+    end = _newton(potential, objective, result.x)
+    early = path[1:-1][:: max(1, len(path) // 8)]
+    best = None
+    for centre in [end, *early]:
+        gaussian = _local_gaussian(potential, centre, noise)
+        if gaussian is not None and (best is None or gaussian[2] > best[2] + 0.05):
+            best = gaussian
+    return best
+
+
+def _newton(potential, objective, x: np.ndarray, n_steps: int = 20) -> np.ndarray:
+    """Damped Newton steps: L-BFGS alone stops early where scales differ by orders."""
+    value = objective(x)[0]
+    for _ in range(n_steps):
+        gradient, hessian = curvature(potential, x, passes=2)
+        if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
+            break
+        root = covariance_root(hessian)[0]
+        whitened = root.T @ gradient
+        step, size = -root @ whitened, 1.0
+        if float(whitened @ whitened) < 1e-12:
+            break
+        while size > 1e-4:
+            trial = objective(x + size * step)[0]
+            if trial < value:
+                break
+            size /= 4
+        else:
+            break
+        x, value = x + size * step, trial
+    return x
+
+
+def _local_gaussian(potential, x: np.ndarray, noise: Tensor) -> tuple | None:
+    """The Gaussian of the curvature at x, after one Newton step of bounded length."""
+    gradient, hessian = curvature(potential, x)
+    if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
+        return None
+    root, definite = covariance_root(hessian)
+    if not np.isfinite(root).all() or (np.diag(root) <= 0).any():
+        return None
+    whitened = root.T @ gradient
+    length = float(np.linalg.norm(whitened))
+    centre = x - root @ (whitened * min(1.0, 1.0 / max(length, 1e-300)))
+    bound = _bound(potential, centre, root, noise)
+    return (centre, root, bound, definite) if math.isfinite(bound) else None
+
+
+def _bound(potential, centre: np.ndarray, root: np.ndarray, noise: Tensor) -> float:
+    """E_q[log p - log q] of a Gaussian; points outside the support cost 50 nats each."""
+    value = potential(torch.from_numpy(centre) + noise @ torch.from_numpy(root).T).detach().double()
+    inside = torch.isfinite(value)
+    if not inside.any():
+        return -math.inf
+    value = torch.where(inside, value, value[inside].min() + 50.0)
+    entropy = float(np.log(np.diag(root)).sum()) + 0.5 * len(centre) * (1 + math.log(2 * math.pi))
+    return entropy - float(value.mean())
+
+
+def _relax(potential, gaussian: tuple, noise: Tensor, n_iterations: int) -> tuple:
+    """Mean and covariance along the flow of Gaussians, until they rest."""
+    centre, root, bound, definite = gaussian
+    d, best, rate = len(centre), gaussian, 0.5
+    for _ in range(n_iterations):
+        points = torch.from_numpy(centre) + noise @ torch.from_numpy(root).T
+        slope = potential.value_and_grad(points)[1].double() @ torch.from_numpy(root)
+        slope = torch.where(torch.isfinite(slope).all(1, keepdim=True), slope, noise)
+        push = slope.mean(0).numpy()
+        hessian = (slope.T @ noise / len(noise)).numpy()
+        hessian = 0.5 * (hessian + hessian.T)
+        values, vectors = np.linalg.eigh(hessian)
+        if np.abs(push).max() < 1e-6 and np.abs(values - 1).max() < 1e-6:
+            break
+        values = np.clip(1 - rate + rate * values, 0.5, 2.0)
+        shift = -rate * (vectors / values) @ (vectors.T @ push)
+        shift *= min(1.0, math.sqrt(d) / max(float(np.linalg.norm(shift)), 1e-300))
+        half = vectors / np.sqrt(values)
+        trial = root @ half
+        trial = np.linalg.qr(trial.T, mode="r").T
+        trial = trial * np.sign(np.diag(trial))
+        moved = centre + root @ shift
+        after = _bound(potential, moved, trial, noise)
+        if not after > bound - 0.5:  # NaN included
+            rate *= 0.5
+            if rate < 0.02:
+                break
+            continue
+        centre, root, bound = moved, trial, after
+        if bound > best[2]:
+            best = (centre, root, bound, definite)
+    return best
+
+
+def _noise(n: int, d: int, generator: torch.Generator) -> Tensor:
+    """Standard normal points with exactly their mean and covariance: exact for quadratics."""
+    half = torch.randn(n // 2, d, generator=generator, dtype=torch.float64)
+    moment = half.T @ half / len(half)
+    half = torch.linalg.solve_triangular(torch.linalg.cholesky(moment), half.T, upper=False).T
+    return torch.cat([half, -half])
+
+
+def _distinct(found: list[tuple]) -> list[tuple]:
+    """Best first, without those that stand within one sd of a better one."""
+    kept: list[tuple] = []
+    for candidate in sorted(found, key=lambda candidate: -candidate[2]):
+        if all(_distance(candidate, other) > 1.0 for other in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _distance(a: tuple, b: tuple) -> float:
+    """Distance of two centres in the metric of the wider curvature, in sd per root d."""
+    gap = a[0] - b[0]
+    lengths = [np.linalg.norm(np.linalg.solve(root, gap)) for root in (a[1], b[1])]
+    return float(min(lengths) / math.sqrt(len(gap)))
