@@ -58,7 +58,7 @@ def test_solvers_agree(flow):
     problem = InnerProblem(equation, composition, theta, x, torch.full((512,), 1 / 512).to(x))
     direct = DirectSolver(composition, d, 1e-9).solve(problem)
     iterative = ConjugateGradientSolver(composition, d, 1e-9, tolerance=1e-9).solve(problem)
-    torch.testing.assert_close(iterative.residual, direct.residual, rtol=0, atol=1e-3)
+    torch.testing.assert_close(iterative.residual, direct.residual, rtol=0, atol=1e-2)
     assert 0 < iterative.iterations < 200
 
 

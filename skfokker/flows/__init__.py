@@ -2,9 +2,11 @@
 
 from .affine import AffineFlow
 from .base import AutogradLinearization, Flow, Linearization
+from .choice import choose_flow
 from .composition import Composition
 from .elementwise import ElementwiseFlow
 from .inverse import Inverse
+from .planar import PlanarFlow
 from .triangular import TriangularFlow
 
 __all__ = [
@@ -15,5 +17,7 @@ __all__ = [
     "Flow",
     "Inverse",
     "Linearization",
+    "PlanarFlow",
     "TriangularFlow",
+    "choose_flow",
 ]

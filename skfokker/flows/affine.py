@@ -118,6 +118,17 @@ class _AffineLinearization(Linearization):
         dL[j, i] = dtheta[2 * d + k :]
         return dtheta[:d], dL @ self.upper + self.lower @ dU
 
+    def tangent(self, db, dA):
+        """The dtheta that moves b by db (d,) and A by dA (d, d); full maps only.
+
+        From dA = dL U + L dU: L^{-1} dA U^{-1} is L^{-1} dL (strictly lower) + dU U^{-1} (upper).
+        """
+        M = torch.linalg.solve_triangular(self.lower, dA, upper=False, unitriangular=True)
+        M = torch.linalg.solve_triangular(self.upper, M, upper=True, left=False)
+        dL, dU = self.lower @ M.tril(-1), M.triu() @ self.upper
+        i, j = torch.triu_indices(self.d, self.d, 1, device=dA.device)
+        return torch.cat([db, dU.diagonal() / self.upper.diagonal(), dU[i, j], dL[j, i]])
+
     def jvp(self, dtheta, dx=None):
         d = self.d
         if self.flow.diagonal:

@@ -47,6 +47,10 @@ class Flow(BaseEstimator):
         """T and its derivatives in theta and x at the points x (n, d)."""
         return AutogradLinearization(self, theta, x)
 
+    def is_dormant(self, theta: Tensor, d: int) -> bool:
+        """True if the map is the identity and its hidden units are free to be chosen."""
+        return False
+
     def with_affine(self, theta: Tensor, mean: Tensor, scale: Tensor) -> Tensor | None:
         """Parameters of ``x -> mean + scale T(x)``, or None where the family lacks that map.
 

@@ -16,7 +16,8 @@ def choose_flow(structure, *, gaussian: bool = True, diagonal: bool = True) -> F
     - quadratic V, Gaussian start: affine, which is exact (section 3.4);
     - V a sum over coordinates: one monotone spline a coordinate, parametrised on the side of
       the data, behind a diagonal affine map;
-    - otherwise: triangular maps in both orders between splines, before an affine map.
+    - otherwise: triangular maps in both orders between splines, all on the side of the data,
+      before an affine map.
 
     Parameters
     ----------
@@ -34,12 +35,12 @@ def choose_flow(structure, *, gaussian: bool = True, diagonal: bool = True) -> F
         return Composition(
             [Inverse(ElementwiseFlow(n_intervals=48, radius=6.0)), AffineFlow(diagonal=True)]
         )
-    d = len(structure.interacts)
+    n_hidden = max(32, 3 * len(structure.interacts))
     return Composition(
         [
             Inverse(ElementwiseFlow(n_intervals=16)),
-            TriangularFlow(n_hidden=max(32, 4 * d)),
-            TriangularFlow(n_hidden=max(32, 4 * d), reverse=True),
+            Inverse(TriangularFlow(n_hidden)),
+            Inverse(TriangularFlow(n_hidden, reverse=True)),
             Inverse(ElementwiseFlow(n_intervals=16)),
             AffineFlow(),
         ]

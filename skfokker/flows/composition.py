@@ -24,9 +24,11 @@ class Composition(Flow):
 
     def get_params(self, deep=True):
         params = super().get_params(deep=False)
-        if deep:
+        if deep and isinstance(self.layers, list | tuple):
             for i, layer in enumerate(self.layers):
                 params[str(i)] = layer
+                if not hasattr(layer, "get_params"):
+                    continue
                 for name, value in layer.get_params().items():
                     params[f"{i}__{name}"] = value
         return params
@@ -56,7 +58,8 @@ class Composition(Flow):
             starts.append(starts[-1] + layer.n_parameters(d))
         return starts[:-1]
 
-    def _split(self, theta, d):
+    def split(self, theta, d):
+        """Views of theta, one a layer."""
         return theta.split([layer.n_parameters(d) for layer in self.layers])
 
     def init(self, d, generator=None):
@@ -64,14 +67,14 @@ class Composition(Flow):
 
     def forward(self, theta, x):
         total = torch.zeros_like(x[:, 0])
-        for layer, part in zip(self.layers, self._split(theta, x.shape[1]), strict=True):
+        for layer, part in zip(self.layers, self.split(theta, x.shape[1]), strict=True):
             x, log_det = layer.forward(part, x)
             total = total + log_det
         return x, total
 
     def inverse(self, theta, y):
         total = torch.zeros_like(y[:, 0])
-        parts = self._split(theta, y.shape[1])
+        parts = self.split(theta, y.shape[1])
         for layer, part in zip(reversed(self.layers), reversed(parts), strict=True):
             y, log_det = layer.inverse(part, y)
             total = total + log_det
@@ -81,7 +84,7 @@ class Composition(Flow):
         return _CompositionLinearization(self, theta, x)
 
     def with_affine(self, theta, mean, scale):
-        *first, last = self._split(theta, len(mean))
+        *first, last = self.split(theta, len(mean))
         last = self.layers[-1].with_affine(last, mean, scale)
         return None if last is None else torch.cat([*first, last])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .base import Flow, Linearization
+from .elementwise import ElementwiseFlow
 
 
 class Inverse(Flow):
@@ -16,39 +17,56 @@ class Inverse(Flow):
 
     Parameters
     ----------
-    flow : Flow
-        The map S.
+    flow : Flow, optional
+        The map S; None is :class:`~skfokker.flows.ElementwiseFlow`.
     """
 
-    def __init__(self, flow: Flow):
+    def __init__(self, flow: Flow | None = None):
         self.flow = flow
 
     @property
+    def back(self) -> Flow:
+        """The map S."""
+        return ElementwiseFlow() if self.flow is None else self.flow
+
+    @property
     def separable(self):
-        return self.flow.separable
+        return self.back.separable
 
     def n_parameters(self, d):
-        return self.flow.n_parameters(d)
+        return self.back.n_parameters(d)
 
     def coordinate_index(self, d):
-        return self.flow.coordinate_index(d)
+        return self.back.coordinate_index(d)
 
     def init(self, d, generator=None):
-        return self.flow.init(d, generator)
+        return self.back.init(d, generator)
+
+    def is_dormant(self, theta, d):
+        return self.back.is_dormant(theta, d)
+
+    def feature_parameters(self, theta, d):
+        return self.back.feature_parameters(theta, d)
+
+    def set_feature_parameters(self, theta, d, values):
+        self.back.set_feature_parameters(theta, d, values)
+
+    def features(self, parameters, x):
+        return self.back.features(parameters, x)
 
     def forward(self, theta, x):
         with torch.no_grad():
-            y, log_det = self.flow.inverse(theta, x)
+            y, log_det = self.back.inverse(theta, x)
         if not (torch.is_grad_enabled() and (theta.requires_grad or x.requires_grad)):
             return y, log_det
         # implicit function theorem: one Newton step from the solution carries the derivatives
         with torch.no_grad():
-            back = self.flow.linearize(theta, y)
-        y = y + _Solve.apply(x - self.flow.forward(theta, y)[0], back)
-        return y, -self.flow.forward(theta, y)[1]
+            back = self.back.linearize(theta, y)
+        y = y + _Solve.apply(x - self.back.forward(theta, y)[0], back)
+        return y, -self.back.forward(theta, y)[1]
 
     def inverse(self, theta, y):
-        return self.flow.forward(theta, y)
+        return self.back.forward(theta, y)
 
     def linearize(self, theta, x):
         return _InverseLinearization(self, theta, x)
@@ -72,7 +90,7 @@ class _InverseLinearization(Linearization):
 
     def __init__(self, flow, theta, x):
         self.y, self.log_det = flow.forward(theta, x)
-        self.back = flow.flow.linearize(theta, self.y)
+        self.back = flow.back.linearize(theta, self.y)
 
     def grad_log_det(self):
         return -self.back.solve_transposed(self.back.grad_log_det())

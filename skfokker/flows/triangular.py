@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
+from torch import Tensor
 
 from .base import Flow, Linearization
 
@@ -65,6 +68,32 @@ class TriangularFlow(Flow):
 
         return fill(inner, w), b, fill(outer, s), fill(outer, m)
 
+    def is_dormant(self, theta, d):
+        """Whether the outer weights are zero, so that the hidden units have no effect."""
+        return d > 1 and not theta[self._n_inner(d) :].any()
+
+    def _n_inner(self, d):
+        return int(self._masks(d)[0].sum()) + self.n_hidden
+
+    def feature_parameters(self, theta: Tensor, d: int) -> Tensor:
+        """Inner weights and biases, the parameters of the hidden units."""
+        return theta[: self._n_inner(d)]
+
+    def set_feature_parameters(self, theta: Tensor, d: int, values: Tensor) -> None:
+        """Write them into theta."""
+        theta[: self._n_inner(d)] = values
+
+    def features(self, parameters: Tensor, x: Tensor) -> list[Tensor]:
+        """Functions (n, p_i) that the velocity of coordinate i combines at the identity."""
+        d = x.shape[1]
+        theta = torch.cat([parameters, parameters.new_zeros(2 * int(self._masks(d)[1].sum()))])
+        weight, bias, _, _ = self._parts(theta, d)
+        inputs = x.flip(1) if self.reverse else x
+        hidden = torch.tanh(inputs @ weight.T + bias)
+        seen = [hidden[:, row] for row in self._masks(d)[1]]
+        seen = seen[::-1] if self.reverse else seen
+        return [torch.cat([h, h * x[:, i, None]], 1) for i, h in enumerate(seen)]
+
     def forward(self, theta, x):
         if x.shape[1] == 1:
             return x, torch.zeros_like(x[:, 0])
@@ -125,19 +154,25 @@ class _TriangularLinearization(Linearization):
         outer = self.scaled[:, :, None] * self.outer_s + self.outer_m
         return outer * self.slope[:, None]
 
-    def _by_x(self):
+    @cached_property
+    def by_x(self):
+        """dy/dx (n, d, d), lower triangular."""
         return self._by_hidden() @ self.weight + torch.diag_embed(self.scale)
+
+    @cached_property
+    def by_y(self):
+        """Its inverse: products with it are many, in every conjugate-gradient iteration."""
+        identity = torch.eye(self.d).to(self.x).expand_as(self.by_x)
+        return torch.linalg.solve_triangular(self.by_x, identity, upper=False)
 
     def grad_log_det(self):
         return self._flip((self.outer_s.sum(0) * self.slope) @ self.weight)
 
     def solve(self, v):
-        v = self._flip(v)[:, :, None]
-        return self._flip(torch.linalg.solve_triangular(self._by_x(), v, upper=False)[:, :, 0])
+        return self._flip((self.by_y @ self._flip(v)[:, :, None])[:, :, 0])
 
     def solve_transposed(self, v):
-        rows = self._flip(v if v.ndim == 3 else v[:, None])
-        rows = torch.linalg.solve_triangular(self._by_x(), rows, upper=False, left=False)
+        rows = self._flip(v if v.ndim == 3 else v[:, None]) @ self.by_y
         return self._flip(rows if v.ndim == 3 else rows[:, 0])
 
     def jvp(self, dtheta, dx=None):

@@ -6,10 +6,13 @@ import math
 
 import torch
 
+from ..flows.affine import AffineFlow
 from ..potentials import PotentialError
 from .base import Scheme, Step
+from .features import train_dormant
 from .integrators import Chebyshev, StepControl, bogacki_shampine, dormand_prince
 from .normal_equations import (
+    AffineSolver,
     ConjugateGradientSolver,
     CoordinateSolver,
     DirectSolver,
@@ -38,14 +41,16 @@ class LeastSquaresNested(Scheme):
 
     Parameters
     ----------
-    tolerance : float, default=1e-5
+    tolerance : float or None, default=None
         Local error of a step allowed, root mean square over samples, relative to the spread of
-        the samples.
+        the samples. None takes 1e-5, and 1e-3 with conjugate gradients, whose own error cannot
+        be told from that of the step below that.
     n_samples : int or None, default=None
         Points of the expectation. None takes 16 a parameter of a coordinate (separable case),
         else enough for about 12 equations an unknown, from 512 to 8192.
-    damping : float, default=1e-8
-        Added to the diagonal of the metric, relative to its mean.
+    damping : float or None, default=None
+        Added to the diagonal of the metric, relative to its mean. None takes 1e-8, and 1e-4
+        with conjugate gradients.
     solver : {"auto", "direct", "cg"}, default="auto"
         Linear solver for maps that are not separable; "auto" takes "direct" up to 600
         parameters.
@@ -53,9 +58,12 @@ class LeastSquaresNested(Scheme):
         Relative residual at which conjugate gradients stop, in the preconditioned norm.
         Stopping at 1e-2 costs a factor of seven in the residual of (28).
     max_step : float or None, default=None
-        Largest step; None allows t_end - t_start over 20.
+        Largest step; None allows t_end - t_start over 20, and over 50 with conjugate gradients.
     max_stages : int, default=40
         Largest number of Chebyshev stages of a step.
+    feature_iterations : int, default=60
+        L-BFGS iterations that train the hidden units of triangular layers on the initial
+        velocity, where the map starts at the identity.
     max_steps : int, default=10000
         Give up after that many steps.
 
@@ -67,13 +75,14 @@ class LeastSquaresNested(Scheme):
 
     def __init__(
         self,
-        tolerance: float = 1e-5,
+        tolerance: float | None = None,
         n_samples: int | None = None,
-        damping: float = 1e-8,
+        damping: float | None = None,
         solver: str = "auto",
         cg_tolerance: float = 1e-3,
         max_step: float | None = None,
         max_stages: int = 40,
+        feature_iterations: int = 60,
         max_steps: int = 10000,
     ):
         self.tolerance = tolerance
@@ -83,12 +92,15 @@ class LeastSquaresNested(Scheme):
         self.cg_tolerance = cg_tolerance
         self.max_step = max_step
         self.max_stages = max_stages
+        self.feature_iterations = feature_iterations
         self.max_steps = max_steps
 
     def steps(self, equation, flow, theta, t_start, t_end, generator):
         march = _March(self, equation, flow, generator, theta)
         span = t_end - t_start
-        largest = span / 20 if self.max_step is None else self.max_step
+        largest = self.max_step or span / (50 if march.inexact else 20)
+        tolerance = self.tolerance or (1e-3 if march.inexact else 1e-5)
+        theta = train_dormant(flow, march.problem(theta), self.feature_iterations)
         control = StepControl(march.integrators, min(largest, 1e-3 * span), largest)
         t, rejected = t_start, 0
         now = march.evaluate(theta)
@@ -99,7 +111,7 @@ class LeastSquaresNested(Scheme):
             equation.potential.time = t
             now = march.resample(now)
             rho = march.spectral_radius(now)
-            allowed = self.tolerance * max(now.problem.spread(), 1e-12)
+            allowed = tolerance * max(now.problem.spread(), 1e-12)
             for attempt in range(40):
                 integrator, h = control.propose(rho)
                 remaining = t_end - t
@@ -126,6 +138,10 @@ class LeastSquaresNested(Scheme):
         )
 
 
+class _Diverged(ArithmeticError):
+    """A trial step came to parameters that are not finite."""
+
+
 class _State:
     """theta with its inner problem solved."""
 
@@ -142,6 +158,8 @@ class _State:
 class _March:
     """What a step needs: points, solver, and the stiffness seen so far."""
 
+    keep = 5
+
     def __init__(self, scheme, equation, flow, generator, theta):
         self.equation, self.flow, self.generator = equation, flow, generator
         d, m = equation.d, flow.n_parameters(equation.d)
@@ -153,42 +171,63 @@ class _March:
             x, weights = normal_grid(self.n, d)
             self.points = x.to(theta), weights.to(theta)
         else:
-            self.n = scheme.n_samples or min(8192, max(512, 2 ** math.ceil(math.log2(12 * m / d))))
+            # equations (n d) to unknowns: 12, or 4 where each row is a problem of its own
+            unknowns = 4 * (d + 1) if isinstance(flow, AffineFlow) else 12 * m / d
+            enough = 2 ** math.ceil(math.log2(max(512, unknowns)))
+            self.n = scheme.n_samples or min(8192, enough)
             self._draw()
+        damping = 1e-8 if scheme.damping is None else scheme.damping
         if flow.separable:
-            self.solver = CoordinateSolver(flow, d, scheme.damping)
+            self.solver = CoordinateSolver(flow, d, damping)
+        elif isinstance(flow, AffineFlow):
+            self.solver = AffineSolver(flow, d, damping)
         elif scheme.solver == "direct" or (scheme.solver == "auto" and m <= 600):
-            self.solver = DirectSolver(flow, d, scheme.damping)
+            self.solver = DirectSolver(flow, d, damping)
         else:
-            self.solver = ConjugateGradientSolver(flow, d, scheme.damping, scheme.cg_tolerance)
+            damping = 1e-4 if scheme.damping is None else scheme.damping
+            self.solver = ConjugateGradientSolver(flow, d, damping, scheme.cg_tolerance)
         self.inexact = isinstance(self.solver, ConjugateGradientSolver)
         if self.inexact:  # the stiffness cannot be seen through the error of the linear solves
             self.integrators = [bogacki_shampine()]
         else:
             self.integrators = [dormand_prince(), Chebyshev(scheme.max_stages)]
         self.stiff_direction = None
-        self.rho = 0.0
+        self.age = 0
 
     def _draw(self):
         x = sobol_normal(self.n, self.d, draw_seed(self.generator))
         weights = torch.full((self.n,), 1 / self.n, dtype=self.dtype, device=self.device)
         self.points = x.to(weights), weights
 
+    def problem(self, theta) -> InnerProblem:
+        return InnerProblem(self.equation, self.flow, theta, *self.points)
+
     def evaluate(self, theta) -> _State:
         self.evaluations += 1
-        return _State(InnerProblem(self.equation, self.flow, theta, *self.points), self.solver)
+        if not torch.isfinite(theta).all():
+            raise _Diverged
+        return _State(self.problem(theta), self.solver)
 
     def resample(self, now: _State) -> _State:
-        """The same theta on new points; a quadrature stays what it is."""
-        if self.quadrature:
+        """The same theta on new points; a quadrature stays what it is.
+
+        With conjugate gradients the points stay as long as the preconditioner does, at most
+        ``keep`` steps.
+        """
+        self.age += 1
+        if self.quadrature or (self.inexact and self.age < self.keep and not self.solver.stale):
             return now
         self._draw()
+        self.age = 0
+        if self.inexact:
+            self.solver.factor = None
         return self.evaluate(now.theta)
 
     def step(self, integrator, now: _State, h: float, rho: float) -> tuple[_State, float]:
         """The state at t + h and its local error in the space of samples.
 
-        A step so long that the potential was asked at absurd points has an infinite error.
+        A step so long that it ended nowhere, or that the potential was asked at absurd points,
+        has an infinite error.
         """
         self.failure = None
         try:
@@ -198,6 +237,8 @@ class _March:
             after = self.evaluate(theta)
         except PotentialError as failure:
             self.failure = failure
+            return now, math.inf
+        except _Diverged:
             return now, math.inf
         return after, now.problem.displacement(estimate(after.xi))
 

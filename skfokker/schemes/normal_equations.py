@@ -81,6 +81,21 @@ class CoordinateSolver:
         return Solution(xi, residual)
 
 
+class AffineSolver:
+    """A full affine map alone: linear regression of -g on (1, x), then the tangent of L U."""
+
+    def __init__(self, flow: Flow, d: int, damping: float):
+        self.damping = damping
+
+    def solve(self, problem):
+        x, g, weights = problem.x, problem.g, problem.weights
+        columns = torch.cat([torch.ones_like(x[:, :1]), x], 1)
+        weighted = columns * weights[:, None]
+        coefficients = damped_solve(columns.T @ weighted, -weighted.T @ g, self.damping)
+        xi = problem.linearization.tangent(coefficients[0], coefficients[1:].T)
+        return Solution(xi, columns @ coefficients + g)
+
+
 class DirectSolver:
     """One Cholesky factorisation of the explicit metric Ghat (m, m)."""
 
@@ -96,11 +111,10 @@ class DirectSolver:
 
 
 class ConjugateGradientSolver:
-    """Matrix-free, preconditioned by the factorised metric of a subsample.
+    """Matrix-free, preconditioned by the factorised metric of an earlier theta on fewer points.
 
-    The factor is kept while it serves: it is renewed when a solve needed more than
-    ``patience`` iterations, or failed to reach ``tolerance`` (relative, in the norm of the
-    preconditioner) within ``max_iterations``.
+    The factor is kept while it serves: ``stale`` becomes true when a solve needed twice the
+    iterations of the first one with it.
     """
 
     def __init__(
@@ -109,39 +123,52 @@ class ConjugateGradientSolver:
         d: int,
         damping: float,
         tolerance: float = 1e-3,
-        patience: int = 20,
         max_iterations: int = 200,
-        oversampling: float = 1.5,
+        oversampling: float = 4.0,
+        block_size: int = 256,
     ):
         self.damping, self.tolerance = damping, tolerance
-        self.patience, self.max_iterations = patience, max_iterations
-        self.rows = int(oversampling * flow.n_parameters(d) / d) + 1
-        self.factor = self.guess = None
+        self.max_iterations, self.block_size = max_iterations, block_size
+        self.n_points = int(oversampling * flow.n_parameters(d) / d) + 1
+        self.factor = self.guess = self.patience = None
         self.shift = 0.0
 
-    def _precondition(self, problem):
-        x = problem.x[: self.rows]
-        jacobian = problem.flow.linearize(problem.theta, x).jacobian()[0].flatten(0, 1)
-        gram = jacobian.T @ jacobian / len(x)
-        self.shift = self.damping * gram.diagonal().mean()
-        self.factor = torch.linalg.cholesky(gram + self.shift * torch.eye(len(gram)).to(gram))
+    @property
+    def stale(self) -> bool:
+        """Whether it is time for new points and a new factor."""
+        return self.factor is None
+
+    def renew(self, problem: InnerProblem) -> None:
+        """Factorise the metric at this theta; its products in float32, which a factor can stand."""
+        points, gram = problem.x[: self.n_points], 0.0
+        for x in points.float().split(self.block_size):
+            jacobian = problem.flow.linearize(problem.theta.float(), x).jacobian()[0].flatten(0, 1)
+            gram = gram + jacobian.T @ jacobian
+        gram = gram.to(problem.theta) / len(points)
+        mean = gram.diagonal().mean()
+        self.shift = self.damping * mean
+        shift = max(self.damping, 1e-6) * mean
+        factor, info = torch.linalg.cholesky_ex(gram + shift * torch.eye(len(gram)).to(gram))
+        self.factor = factor if not info else torch.eye(len(gram)).to(gram)
+        self.patience = None
 
     def solve(self, problem):
         linearization, g, weights = problem.linearization, problem.g, problem.weights
         if self.factor is None:
-            self._precondition(problem)
+            self.renew(problem)
 
         def metric(v):
             pushed = linearization.jvp(v) * weights[:, None]
             return linearization.vjp(pushed)[0] + self.shift * v
 
         rhs = -linearization.vjp(g * weights[:, None])[0]
+        if not torch.isfinite(rhs).all():
+            return Solution(torch.full_like(rhs, torch.nan), g)
         xi, iterations = self._conjugate_gradients(metric, rhs)
-        if iterations > self.patience:
-            self._precondition(problem)
-            if iterations > self.max_iterations:
-                xi, more = self._conjugate_gradients(metric, rhs)
-                iterations += more
+        if self.patience is None:
+            self.patience = 2 * iterations + 4
+        elif iterations > self.patience:
+            self.factor = None
         self.guess = xi
         return Solution(xi, linearization.jvp(xi) + g, iterations)
 
