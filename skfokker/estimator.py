@@ -17,6 +17,7 @@ from sklearn.base import (
     TransformerMixin,
     clone,
 )
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
@@ -35,6 +36,7 @@ from .progress import Progress
 from .schemes.base import Scheme, Step
 from .schemes.least_squares import LeastSquaresNested
 from .structure import Structure, probe
+from .tolerance import Effort, diagnose
 from .trajectory import Trajectory
 from .validation import (
     SuggestingMixin,
@@ -69,7 +71,7 @@ class ParametricFokkerPlanck(
     flow : Flow, optional
         Family of maps. None picks a composition that suits the dimension and the potential.
     scheme : Scheme, optional
-        March of the parameters through time. None is ``LeastSquaresNested(tol)``.
+        March of the parameters through time. None is ``LeastSquaresNested()``.
     beta : float, default=1.0
         Diffusion coefficient, positive.
     initial : None, (mean, covariance), Gaussian, Distribution or array-like (n, d)
@@ -83,9 +85,11 @@ class ParametricFokkerPlanck(
         Density fitted to draws given in the place of the potential; the potential is then
         V = -beta log density. ``GaussianDensity`` (None), scikit-learn's ``GaussianMixture``,
         ``BayesianGaussianMixture`` or ``KernelDensity``, or anything with ``to_potential(beta)``.
-    tol : float, default=1e-4
-        Tolerance of the default scheme: root mean square error of the time steps over the whole
-        march, relative to the spread of the samples. Another ``scheme`` has its own.
+    tol : float, default=1e-2
+        Certified KL divergence from the exact law, in nats, that is aimed at (see
+        ``certificate_``). Where V is a sum over coordinates, the default family or its time steps
+        are refined until it is met. Where it cannot be met a ``ConvergenceWarning`` says what
+        limits the fit. It does not drive schemes other than ``LeastSquaresNested``.
     device : str, default="cpu"
         Where the work is done. A device that is not there is replaced by the CPU, with a warning.
     random_state : int, RandomState instance or None, default=None
@@ -178,7 +182,7 @@ class ParametricFokkerPlanck(
         t_final: float = 1.0,
         n_features: int | None = None,
         from_samples: Any = None,
-        tol: float = 1e-4,
+        tol: float = 1e-2,
         device: str = "cpu",
         random_state: Any = None,
         verbose: int = 0,
@@ -230,30 +234,89 @@ class ParametricFokkerPlanck(
         if continued is not None and self._nothing_left(continued, horizon):
             return self
         structure = probe(potential, *initial_moments(self.initial, d, device))
+        equation = FokkerPlanck(
+            CheckedPotential(potential), float(self.beta), d, structure.separable
+        )
+        self.potential_ = potential
+        self.__dict__.pop("density_", None)
+        if density is not None:
+            self.density_ = density
+        effort = Effort()
+        while effort is not None:
+            self._solve(equation, structure, effort, continued, horizon, device)
+            effort = self._next_effort(equation, structure, effort, continued)
+        return self
+
+    def _solve(
+        self,
+        equation: FokkerPlanck,
+        structure: Structure,
+        effort: Effort,
+        continued: Trajectory | None,
+        horizon: float,
+        device: torch.device,
+    ) -> None:
+        """One march to the horizon, stored and certified."""
         generator = torch_generator(self.random_state, _FIT)
         if continued is None:
-            self.flow_ = self._choose_flow(structure, d)
+            self.flow_ = self._choose_flow(structure, equation.d, effort)
             theta, self.initial_error_ = initial_parameters(
-                self.initial, self.flow_, d, generator, device
+                self.initial, self.flow_, equation.d, generator, device
             )
             t_start, history = 0.0, []
         else:
             theta = as_tensor(continued.thetas[-1], device)
             t_start, history = float(continued.times[-1]), self.history_[:-1]
-        self.scheme_ = self._choose_scheme()
-        equation = FokkerPlanck(
-            CheckedPotential(potential), float(self.beta), d, structure.separable
-        )
+        self.scheme_ = self._choose_scheme(effort)
         steps = self._march(equation, theta, t_start, horizon, generator)
-        march = Trajectory.from_steps(steps, self.flow_, d, device)
+        march = Trajectory.from_steps(steps, self.flow_, equation.d, device)
         self._store(march if continued is None else continued.followed_by(march))
         self.history_ = history + [_plain(step.record) for step in steps]
-        self.potential_ = potential
-        self.__dict__.pop("density_", None)
-        if density is not None:
-            self.density_ = density
         self.certificate_ = self._certify(equation, structure)
-        return self
+
+    def _next_effort(
+        self,
+        equation: FokkerPlanck,
+        structure: Structure,
+        effort: Effort,
+        continued: Trajectory | None,
+    ) -> Effort | None:
+        """What to try next where the certified error is above ``tol``; None to leave it there.
+
+        Families that are solved coordinate by coordinate are cheap enough to be refined; where
+        nothing can be refined a ``ConvergenceWarning`` says what would help.
+        """
+        reached = self.certificate_.kl(confidence=0.5)
+        if reached <= self.tol or self.interrupted_:
+            return None
+        if not isinstance(self.scheme_, LeastSquaresNested):
+            return None  # tol does not drive the others
+        diagnosis = diagnose(
+            self.certificate_,
+            self._trajectory(),
+            self.history_,
+            equation,
+            torch_generator(self.random_state, _CERTIFY),
+        )
+        separable = self.flow_.separable and structure.separable
+        if separable and continued is None and effort.level < 2:
+            if diagnosis.largest == "time" and self.scheme is None:
+                return effort.shorter_steps()
+            if diagnosis.largest != "time" and self.flow is None:
+                return effort.larger_family()
+        if self.initial_error_ > 0.5 * reached:
+            advice = (
+                "Most of it is the error of the initial law, which the `flow` cannot represent."
+            )
+        else:
+            advice = diagnosis.advice()
+        warnings.warn(
+            f"The certified error at t = {self.t_final_:g} is KL <= {reached:.2g} nats, above "
+            f"tol={self.tol:g}. {advice}",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+        return None
 
     def _check_potential(
         self,
@@ -298,14 +361,18 @@ class ParametricFokkerPlanck(
         density = fit_density(component, X, sample_weight)
         return potential_of(density, float(self.beta)), density
 
-    def _choose_flow(self, structure: Structure, d: int) -> Flow:
+    def _choose_flow(self, structure: Structure, d: int, effort: Effort) -> Flow:
         if self.flow is not None:
             return clone(self.flow)
         gaussian, diagonal = initial_shape(self.initial, d)
-        return choose_flow(structure, gaussian=gaussian, diagonal=diagonal)
+        return choose_flow(
+            structure, gaussian=gaussian, diagonal=diagonal, capacity=effort.capacity
+        )
 
-    def _choose_scheme(self) -> Scheme:
-        return LeastSquaresNested(self.tol) if self.scheme is None else clone(self.scheme)
+    def _choose_scheme(self, effort: Effort) -> Scheme:
+        if self.scheme is not None:
+            return clone(self.scheme)
+        return LeastSquaresNested(effort.tolerance)
 
     def _nothing_left(self, march: Trajectory, horizon: float) -> bool:
         """Whether a march to be continued already is at the horizon."""

@@ -10,7 +10,9 @@ from .inverse import Inverse
 from .triangular import TriangularFlow
 
 
-def choose_flow(structure, *, gaussian: bool = True, diagonal: bool = True) -> Flow:
+def choose_flow(
+    structure, *, gaussian: bool = True, diagonal: bool = True, capacity: int = 1
+) -> Flow:
     """The map that suits a potential of the given structure.
 
     - quadratic V, Gaussian start: affine, which is exact (section 3.4);
@@ -27,21 +29,26 @@ def choose_flow(structure, *, gaussian: bool = True, diagonal: bool = True) -> F
         Whether rho_0 is a Gaussian.
     diagonal : bool
         Whether rho_0 has independent coordinates.
+    capacity : int
+        Multiplies the size of the family.
     """
     separable = structure.separable and diagonal
     if structure.quadratic and gaussian:
         return AffineFlow(diagonal=separable)
     if separable:
         return Composition(
-            [Inverse(ElementwiseFlow(n_intervals=48, radius=6.0)), AffineFlow(diagonal=True)]
+            [
+                Inverse(ElementwiseFlow(n_intervals=48 * capacity, radius=6.0)),
+                AffineFlow(diagonal=True),
+            ]
         )
-    n_hidden = max(32, 3 * len(structure.interacts))
+    n_hidden = capacity * max(32, 3 * len(structure.interacts))
     return Composition(
         [
-            Inverse(ElementwiseFlow(n_intervals=16)),
+            Inverse(ElementwiseFlow(n_intervals=16 * capacity)),
             Inverse(TriangularFlow(n_hidden)),
             Inverse(TriangularFlow(n_hidden, reverse=True)),
-            Inverse(ElementwiseFlow(n_intervals=16)),
+            Inverse(ElementwiseFlow(n_intervals=16 * capacity)),
             AffineFlow(),
         ]
     )
