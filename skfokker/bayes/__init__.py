@@ -1,27 +1,53 @@
 """From a log-posterior to weighted draws one can trust."""
 
+from .constraints import Blocks, ConstrainedPotential
 from .convergence import effective_draws, rhat
+from .equilibrium import FreeEnergyDescent, march_to_equilibrium
 from .evidence import Evidence, bridge_evidence, importance_evidence
 from .forward_check import ForwardCheck
 from .laplace import Laplace, laplace
+from .log_density import (
+    NumpyLogDensity,
+    PyMCLogDensity,
+    TorchLogDensity,
+    Wall,
+    as_log_density,
+    jax_log_density,
+    stan_log_density,
+)
 from .metropolis import Chains
 from .posterior import Posterior
 from .precondition import AffineLaw, Preconditioned, Preconditioner
 from .psis import psis
+from .sampler import PosteriorSampler, posterior_flow, sample_posterior
 
 __all__ = [
     "AffineLaw",
+    "Blocks",
     "Chains",
+    "ConstrainedPotential",
     "Evidence",
     "ForwardCheck",
+    "FreeEnergyDescent",
     "Laplace",
+    "NumpyLogDensity",
     "Posterior",
+    "PosteriorSampler",
     "Preconditioned",
     "Preconditioner",
+    "PyMCLogDensity",
+    "TorchLogDensity",
+    "Wall",
+    "as_log_density",
     "bridge_evidence",
     "effective_draws",
     "importance_evidence",
+    "jax_log_density",
     "laplace",
+    "march_to_equilibrium",
+    "posterior_flow",
     "psis",
     "rhat",
+    "sample_posterior",
+    "stan_log_density",
 ]

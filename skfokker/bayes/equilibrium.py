@@ -1,0 +1,199 @@
+"""Reaching equilibrium: marching until the free energy rests, or descending it directly."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..potentials import PotentialError
+from ..schemes.base import Scheme, Step
+from ..schemes.points import draw_seed, sobol_normal
+
+
+class FreeEnergyDescent(Scheme):
+    r"""The equilibrium of the march without the march: theta that minimises H(theta) of (26).
+
+    H decreases along the march (27) and rests where its gradient vanishes in theta, so its end
+    point is also that of any other descent. Here: Adam on
+
+        grad H = E[(dT/dtheta)^T g(T)],   g = grad V + beta grad log rho_theta,
+
+    g carried pointwise through the layers as in ``LeastSquaresNested``. That estimate has no noise
+    at all where rho_theta is the equilibrium (G. Roeder, Y. Wu, D. Duvenaud, "Sticking the
+    landing", 2017), so that fresh scrambled Sobol points every iteration can reach it exactly.
+
+    After every ``block`` iterations H is measured on ``n_test`` fixed points, at the average of
+    theta over the second half of the block. Where it has fallen by less than ``tolerance`` the rate
+    is divided by 3; the descent ends the third time. The states between the first and the last mean
+    nothing: only ask for the law at the horizon.
+
+    Parameters
+    ----------
+    tolerance : float, default=1e-3
+        In nats (units of beta).
+    n_samples : int, default=512
+        Fresh points an iteration.
+    learning_rate : float, default=0.01
+    block : int, default=50
+    n_test : int, default=4096
+    max_iterations : int, default=3000
+    """
+
+    def __init__(
+        self,
+        tolerance: float = 1e-3,
+        n_samples: int = 512,
+        learning_rate: float = 0.01,
+        block: int = 50,
+        n_test: int = 4096,
+        max_iterations: int = 3000,
+    ):
+        self.tolerance = tolerance
+        self.n_samples = n_samples
+        self.learning_rate = learning_rate
+        self.block = block
+        self.n_test = n_test
+        self.max_iterations = max_iterations
+
+    def steps(self, equation, flow, theta, t_start, t_end, generator) -> Iterator[Step]:
+        test = sobol_normal(self.n_test, equation.d, draw_seed(generator)).to(theta)
+
+        def energy(theta: Tensor) -> float:
+            with torch.no_grad():
+                return float(equation.free_energy(flow, theta, test)) / equation.beta
+
+        start = best = energy(theta)
+        yield Step(t_start, theta, None, {"free_energy": start * equation.beta, "h": 0.0})
+        best_theta, rate, plateaus, iterations = theta, self.learning_rate, 0, 0
+        first, second = torch.zeros_like(theta), torch.zeros_like(theta)
+        while plateaus < 3 and iterations < self.max_iterations:
+            total, count = torch.zeros_like(theta), 0
+            for k in range(self.block):
+                gradient = self._gradient(equation, flow, theta, generator)
+                iterations += 1
+                first = 0.9 * first + 0.1 * gradient
+                second = 0.99 * second + 0.01 * gradient.square()
+                mean = first / (1 - 0.9**iterations)
+                size = (second / (1 - 0.99**iterations)).sqrt()
+                theta = theta - rate * mean / (size + 1e-8)
+                if k >= self.block // 2:
+                    total, count = total + theta, count + 1
+            average = total / count
+            now = energy(average)
+            if not math.isfinite(now) or now > best + 1.0:
+                # the step was too long: go back
+                theta, first, second = best_theta, torch.zeros_like(theta), second
+                rate, plateaus = rate / 3, plateaus + 1
+                continue
+            if best - now < self.tolerance:
+                plateaus, rate = plateaus + 1, rate / 3
+                theta = average
+            if now < best:
+                best, best_theta = now, average
+        if plateaus < 3:
+            warnings.warn(
+                f"The free energy was still falling after max_iterations={self.max_iterations}; "
+                "try a larger number, or a larger tolerance.",
+                UserWarning,
+                stacklevel=2,
+            )
+        record = {
+            "free_energy": best * equation.beta,
+            "h": t_end - t_start,
+            "iterations": iterations,
+            "fallen": (start - best) * equation.beta,
+            "at_rest": plateaus >= 3,
+        }
+        yield Step(t_end, best_theta, torch.zeros_like(best_theta), record)
+
+    def _gradient(self, equation, flow, theta: Tensor, generator) -> Tensor:
+        x = sobol_normal(self.n_samples, equation.d, draw_seed(generator)).to(theta)
+        linearization = flow.linearize(theta, x)
+        force = equation.driving_force(linearization.y, linearization.push_score(-x))
+        # a few points in a far tail must not decide the direction
+        length = force.norm(dim=1, keepdim=True)
+        cap = 10 * length.median() + 10.0
+        force = force * (cap / length.clamp_min(1e-300)).clamp_max(1.0)
+        return linearization.vjp(force / len(x))[0]
+
+
+def march_to_equilibrium(
+    estimator: Any,
+    potential: Any,
+    *,
+    tolerance: float = 0.01,
+    first: float = 1.0,
+    longest: float = 64.0,
+) -> Any:
+    r"""March until the free energy has stopped falling.
+
+    The horizon is doubled, the march going on where it stopped, until over its last half the free
+    energy fell by less than ``tolerance``. The fall is the integral of the rate at which the march
+    dissipates, -dH/dt = E\|v\|^2 = E\|g\|^2 - E\|r\|^2 (force and residual of ``history_``): it
+    has far less noise than differences of H.
+
+    Parameters
+    ----------
+    estimator : ParametricFokkerPlanck
+        Fitted in place; not yet fitted, or with ``warm_start=True``.
+    potential : callable
+        As for ``fit``.
+    tolerance : float
+        In units of beta (nats where beta = 1).
+    first, longest : float
+        Horizons to begin with and to give up at, in units of time of the potential as it is: a
+        preconditioned one relaxes in times of order 1.
+
+    Returns
+    -------
+    estimator
+        With ``at_rest_`` (whether the criterion was met) and ``fall_`` (over the last half).
+    """
+    warm, horizon = estimator.warm_start, first
+    estimator.set_params(warm_start=True)
+    try:
+        estimator.fit(potential, t_final=horizon)
+        while True:
+            fall = dissipated(estimator.history_, horizon / 2)
+            at_rest = fall < tolerance * estimator.beta
+            if at_rest or 2 * horizon > longest or estimator.interrupted_:
+                break
+            horizon *= 2
+            try:
+                estimator.fit(potential, t_final=horizon)
+            except (RuntimeError, PotentialError) as failure:
+                warnings.warn(
+                    f"The march stopped at t = {estimator.t_final_:g}: {failure}",
+                    UserWarning,
+                    stacklevel=2,
+                )
+                break
+    finally:
+        estimator.set_params(warm_start=warm)
+    estimator.at_rest_, estimator.fall_ = bool(at_rest), float(fall)
+    if not at_rest:
+        warnings.warn(
+            f"The free energy still fell by {fall:.2g} over the last half of the march to "
+            f"t = {estimator.t_final_:g} (tolerance {tolerance:g}): not at equilibrium. Try a "
+            "larger longest=, or FreeEnergyDescent.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return estimator
+
+
+def dissipated(history: list[dict], since: float) -> float:
+    """Free energy lost after the time ``since``, from a march's records."""
+    t = np.array([record["t"] for record in history])
+    if all("force" in record and "residual" in record for record in history):
+        rate = np.array([max(record["force"] - record["residual"], 0.0) for record in history])
+        keep = t >= since
+        return float(np.trapezoid(rate[keep], t[keep]))
+    energy = np.array([record["free_energy"] for record in history], dtype=float)
+    return float(np.interp(since, t, energy) - energy[-1])

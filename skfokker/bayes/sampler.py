@@ -1,0 +1,326 @@
+"""One call from a log-posterior to a Posterior: Laplace, preconditioning, equilibrium, weights."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch.distributions import Distribution
+
+from ..flows import AffineFlow, Composition, ElementwiseFlow, Flow, TriangularFlow
+from ..initial import Gaussian
+from ..potentials import Potential
+from ..schemes.base import Scheme
+from ..validation import SuggestingMixin
+from .constraints import Blocks, ConstrainedPotential
+from .equilibrium import FreeEnergyDescent, march_to_equilibrium
+from .laplace import laplace
+from .log_density import PyMCLogDensity, Wall, as_log_density
+from .posterior import Posterior
+from .precondition import Preconditioner
+
+
+def posterior_flow(d: int) -> Flow:
+    """Splines, triangular maps in both orders, splines, an affine map: for coupled posteriors."""
+    n_hidden = int(min(max(32, 4 * d), 128))
+    return Composition(
+        [
+            ElementwiseFlow(n_intervals=12),
+            TriangularFlow(n_hidden=n_hidden),
+            TriangularFlow(n_hidden=n_hidden, reverse=True),
+            ElementwiseFlow(n_intervals=12),
+            AffineFlow(),
+        ]
+    )
+
+
+class PosteriorSampler(SuggestingMixin, BaseEstimator):
+    r"""Fits a flow to a posterior; every stage can be looked at afterwards.
+
+    1. ``laplace``: modes by L-BFGS, a Gaussian over them.
+    2. Precondition: working coordinates u with x = mean + L u, in which that Gaussian is N(0, I).
+    3. ``ParametricFokkerPlanck`` with beta = 1 from N(0, I) to equilibrium.
+    4. :meth:`posterior`: draws, weights and diagnostics in the coordinates of the user.
+
+    Parameters
+    ----------
+    flow : Flow, optional
+        None takes :func:`posterior_flow`.
+    scheme : Scheme, optional
+        How equilibrium is reached. None is ``FreeEnergyDescent(tolerance)``. With any other scheme
+        (``LeastSquaresNested``) the march is made in time, until it rests.
+    start : "laplace", (mean, covariance) or Gaussian, default="laplace"
+    n_starts : int, default=8
+        Starts of the search for modes.
+    spread : float, default=2
+        Their standard deviation.
+    tolerance : float, default=1e-3
+        Fall of the free energy, in nats, below which it counts as at rest.
+    inflate : float, default=1
+        Factor of the standard deviations of the start.
+    random_state : int, RandomState instance or None, default=None
+    verbose : int, default=0
+        As for the estimator.
+
+    Attributes
+    ----------
+    estimator_ : ParametricFokkerPlanck
+        In the working coordinates.
+    laplace_ : Laplace or None
+    preconditioner_ : Preconditioner
+    potential_ : Potential
+        V in the unconstrained coordinates x.
+    blocks_ : Blocks, PyMCLogDensity or None
+        Names and shapes.
+    seconds_ : dict of str to float
+        Wall time of every stage.
+    n_features_in_ : int
+    """
+
+    _parameter_constraints: dict = {
+        "flow": [Flow, None],
+        "scheme": [Scheme, None],
+        "start": [StrOptions({"laplace"}), tuple, Gaussian],
+        "n_starts": [Interval(Integral, 1, None, closed="left")],
+        "spread": [Interval(Real, 0, None, closed="neither")],
+        "tolerance": [Interval(Real, 0, None, closed="neither")],
+        "inflate": [Interval(Real, 0, None, closed="neither")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        flow: Flow | None = None,
+        scheme: Scheme | None = None,
+        *,
+        start: Any = "laplace",
+        n_starts: int = 8,
+        spread: float = 2.0,
+        tolerance: float = 1e-3,
+        inflate: float = 1.0,
+        random_state: Any = None,
+        verbose: int = 0,
+    ):
+        self.flow = flow
+        self.scheme = scheme
+        self.start = start
+        self.n_starts = n_starts
+        self.spread = spread
+        self.tolerance = tolerance
+        self.inflate = inflate
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(
+        self,
+        log_density: Any,
+        n_features: int | None = None,
+        *,
+        constraints: Mapping[str, Any] | None = None,
+        starts: Any = None,
+    ) -> PosteriorSampler:
+        """Fit to a posterior, normalised or not.
+
+        Parameters
+        ----------
+        log_density : callable, Potential, Distribution, pymc.Model or BridgeStan-like object
+            See :func:`as_log_density`. With ``constraints`` a callable gets a dict of tensors
+            (n, *shape) of constrained values, and must not contain the Jacobian.
+        n_features : int, optional
+            d, where nothing else says it.
+        constraints : mapping, optional
+            See :class:`Blocks`.
+        starts : array-like (k, d) or dict of arrays (k, *shape), optional
+            Where the search for modes starts; a dict holds constrained values.
+
+        Raises
+        ------
+        ValueError
+            Where the log density is -inf or NaN at every start.
+        """
+        from ..estimator import ParametricFokkerPlanck
+
+        self._validate_params()
+        clock = _Clock()
+        self.potential_, self.blocks_ = self._read(log_density, n_features, constraints)
+        d = self.n_features_in_ = self.potential_.n_features_in_
+        if starts is None and isinstance(self.potential_, PyMCLogDensity):
+            starts = self._around(self.potential_.start)
+        elif isinstance(starts, Mapping):
+            if not isinstance(self.blocks_, Blocks):
+                raise ValueError(
+                    "starts is a dict of constrained values, but no constraints were given; pass "
+                    "an array (k, d)."
+                )
+            starts = self.blocks_.free(starts).numpy()
+        mean, root = self._start(d, starts)
+        clock.lap("laplace")
+        self.preconditioner_ = Preconditioner(mean, root)
+        scheme = FreeEnergyDescent(self.tolerance) if self.scheme is None else clone(self.scheme)
+        estimator = ParametricFokkerPlanck(
+            posterior_flow(d) if self.flow is None else clone(self.flow),
+            scheme,
+            random_state=self.random_state,
+            verbose=self.verbose,
+        )
+        inner = self.preconditioner_.potential(self.potential_)
+        centre = self.preconditioner_.potential(self.potential_).to_u(self._inside(mean, root))
+        walled = Wall(inner, centre[0].numpy())
+        if isinstance(scheme, FreeEnergyDescent):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                self.estimator_ = estimator.fit(walled, t_final=1.0)
+        else:
+            self.estimator_ = march_to_equilibrium(
+                estimator, walled, tolerance=max(self.tolerance, 1e-3)
+            )
+        clock.lap("fit")
+        self.seconds_ = clock.laps
+        return self
+
+    def law(self) -> Distribution:
+        """The fitted law in the unconstrained coordinates x, as a torch distribution."""
+        return self.preconditioner_.law(self.estimator_.at())
+
+    def posterior(self, n_draws: int = 4000, *, random_state: Any = None) -> Posterior:
+        """Weighted draws from the fitted law, and what can be said of them."""
+        before = time.perf_counter()
+        posterior = Posterior(
+            self.potential_,
+            self.law(),
+            n_draws,
+            blocks=self.blocks_,
+            random_state=self.random_state if random_state is None else random_state,
+            laplace=self.laplace_,
+        )
+        self.seconds_["draws"] = time.perf_counter() - before
+        return posterior
+
+    # ------------------------------------------------------------------ inside
+
+    def _read(self, log_density, n_features, constraints) -> tuple[Potential, Any]:
+        if constraints is None:
+            potential = as_log_density(log_density, n_features)
+            return potential, potential if hasattr(potential, "constrain") else None
+        blocks = Blocks(constraints)
+        if n_features not in (None, blocks.n_features):
+            raise ValueError(
+                f"n_features={n_features} contradicts constraints, whose unconstrained space has "
+                f"dimension {blocks.n_features}; leave n_features out."
+            )
+        if not callable(log_density):
+            raise TypeError(
+                "With constraints, log_density must be a callable from a dict of tensors to (n,), "
+                f"got a {type(log_density).__name__}; models of PyMC and Stan bring constraints of "
+                "their own."
+            )
+        return ConstrainedPotential(log_density, blocks), blocks
+
+    def _around(self, point: np.ndarray) -> np.ndarray:
+        """Starts about a point, itself first."""
+        rng = np.random.default_rng(0)
+        noise = rng.normal(size=(self.n_starts, len(point))) * self.spread
+        noise[0] = 0
+        return point + noise
+
+    def _start(self, d: int, starts: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (d,) and root (d, d) of the Gaussian that the march starts from."""
+        self.laplace_ = None
+        if self.start == "laplace":
+            self.laplace_ = laplace(
+                self.potential_,
+                d,
+                starts=starts,
+                n_starts=self.n_starts,
+                spread=self.spread,
+                random_state=self.random_state,
+            )
+            gaussian = self.laplace_.gaussian(self.inflate)
+        else:
+            gaussian = self.start if isinstance(self.start, Gaussian) else Gaussian(*self.start)
+        mean, root = gaussian.moments(d)
+        return mean.numpy(), root.numpy()
+
+    def _inside(self, mean: np.ndarray, root: np.ndarray) -> torch.Tensor:
+        """A point of finite log density (1, d) near the middle of the start."""
+        points = torch.from_numpy(mean)[None]
+        if self.laplace_ is not None:
+            points = torch.cat([points, torch.from_numpy(self.laplace_.modes)])
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(256, len(mean), generator=generator, dtype=torch.float64)
+        points = torch.cat([points, torch.from_numpy(mean) + noise @ torch.from_numpy(root).T])
+        value = self.potential_(points).detach()
+        inside = torch.isfinite(value).nonzero()
+        if not len(inside):
+            raise ValueError(
+                "The log density is -inf or NaN everywhere around the start; give start=(mean, "
+                "covariance) inside the support, or constraints=."
+            )
+        return points[inside[0]]
+
+
+def sample_posterior(
+    log_density: Any,
+    n_features: int | None = None,
+    *,
+    constraints: Mapping[str, Any] | None = None,
+    starts: Any = None,
+    n_draws: int = 4000,
+    random_state: Any = None,
+    **settings: Any,
+) -> Posterior:
+    """Weighted draws of a posterior, from its log density alone.
+
+    Parameters
+    ----------
+    log_density, n_features, constraints, starts
+        As for :meth:`PosteriorSampler.fit`.
+    n_draws : int
+    random_state : int, RandomState instance or None
+    **settings
+        Of :class:`PosteriorSampler`.
+
+    Returns
+    -------
+    Posterior
+        ``print`` it first.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.distributions import Normal, constraints
+    >>> from skfokker.bayes import sample_posterior
+    >>> y = torch.tensor([49.0, 51.5, 50.2, 48.8]).double()
+    >>> def log_density(p):
+    ...     prior = Normal(0.0, 100.0).log_prob(p["mean"]) - p["sd"] / 10
+    ...     return prior + Normal(p["mean"][:, None], p["sd"][:, None]).log_prob(y).sum(1)
+    >>> posterior = sample_posterior(
+    ...     log_density,
+    ...     constraints={"mean": constraints.real, "sd": constraints.positive},
+    ...     random_state=0,
+    ... )
+    >>> posterior.reliable, round(float(posterior.mean()["mean"]))
+    (True, 50)
+    """
+    sampler = PosteriorSampler(random_state=random_state, **settings)
+    sampler.fit(log_density, n_features, constraints=constraints, starts=starts)
+    return sampler.posterior(n_draws)
+
+
+class _Clock:
+    """Wall times of stages."""
+
+    def __init__(self):
+        self.last, self.laps = time.perf_counter(), {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self.last = now - self.last, now
