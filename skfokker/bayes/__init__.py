@@ -4,6 +4,7 @@ from .constraints import Blocks, ConstrainedPotential
 from .convergence import effective_draws, rhat
 from .equilibrium import FreeEnergyDescent, march_to_equilibrium
 from .evidence import Evidence, bridge_evidence, importance_evidence
+from .export import chains_to_arviz, loo, mcmc_start, to_arviz
 from .forward_check import ForwardCheck
 from .laplace import Laplace, laplace
 from .log_density import (
@@ -40,14 +41,18 @@ __all__ = [
     "Wall",
     "as_log_density",
     "bridge_evidence",
+    "chains_to_arviz",
     "effective_draws",
     "importance_evidence",
     "jax_log_density",
     "laplace",
+    "loo",
     "march_to_equilibrium",
+    "mcmc_start",
     "posterior_flow",
     "psis",
     "rhat",
     "sample_posterior",
     "stan_log_density",
+    "to_arviz",
 ]

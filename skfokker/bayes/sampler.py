@@ -306,6 +306,7 @@ def sample_posterior(
     ...     log_density,
     ...     constraints={"mean": constraints.real, "sd": constraints.positive},
     ...     random_state=0,
+    ...     tolerance=0.01,
     ... )
     >>> posterior.reliable, round(float(posterior.mean()["mean"]))
     (True, 50)
