@@ -23,9 +23,12 @@ class Flow(BaseEstimator):
     separable : bool
         True if coordinate i of the output depends on coordinate i of the input only, through
         parameters of its own. The normal equations then split into d small ones.
+    reserve : bool
+        True if a march may leave the map asleep, at the identity, until it needs it.
     """
 
     separable: bool = False
+    reserve: bool = False
 
     def n_parameters(self, d: int) -> int:
         """Length m of ``theta`` in dimension d."""

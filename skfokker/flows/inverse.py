@@ -33,6 +33,10 @@ class Inverse(Flow):
     def separable(self):
         return self.back.separable
 
+    @property
+    def reserve(self):
+        return self.back.reserve
+
     def n_parameters(self, d):
         return self.back.n_parameters(d)
 

@@ -24,11 +24,15 @@ class TriangularFlow(Flow):
         Hidden units, shared by all coordinates, their degrees spread evenly over 1..d-1.
     reverse : bool, default=False
         Order the coordinates from the last to the first.
+    reserve : bool, default=False
+        Take part in a march only when its residual asks for more capacity; the hidden units
+        are then trained on that residual.
     """
 
-    def __init__(self, n_hidden: int = 32, reverse: bool = False):
+    def __init__(self, n_hidden: int = 32, reverse: bool = False, reserve: bool = False):
         self.n_hidden = n_hidden
         self.reverse = reverse
+        self.reserve = reserve
 
     def _masks(self, d):
         """Which inner weights (M, d) and which outer weights (d, M) exist."""

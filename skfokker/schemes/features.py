@@ -17,7 +17,9 @@ from ..flows.composition import Composition
 from .normal_equations import InnerProblem, damped_solve
 
 
-def train_dormant(flow: Flow, problem: InnerProblem, n_iterations: int) -> Tensor:
+def train_dormant(
+    flow: Flow, problem: InnerProblem, n_iterations: int, residual: Tensor | None = None
+) -> Tensor:
     """theta with the hidden units of all dormant layers trained on -g; T is unchanged.
 
     Parameters
@@ -29,6 +31,9 @@ def train_dormant(flow: Flow, problem: InnerProblem, n_iterations: int) -> Tenso
         At the theta to start from.
     n_iterations : int
         L-BFGS iterations, at most.
+    residual : Tensor (n, d), optional
+        What the awake layers leave of g: then the units are trained on that, and alone. Without
+        it they are trained beside what affine maps and splines can do.
 
     Returns
     -------
@@ -43,20 +48,22 @@ def train_dormant(flow: Flow, problem: InnerProblem, n_iterations: int) -> Tenso
     if not asleep:
         return theta
     linearizations = problem.linearization.layers
-    target = -problem.g
+    target = -problem.g if residual is None else -residual
     for linearization in reversed(linearizations[asleep[-1] + 1 :]):
         target = linearization.solve(target)
     x = linearizations[asleep[-1]].y
-    base = [x, torch.ones_like(x[:, :1])]
+    alone = residual is not None
+    base = [torch.ones_like(x[:, :1])] if alone else [torch.ones_like(x[:, :1]), x]
     units = {i: flow.layers[i].feature_parameters(parts[i], d) for i in asleep}
     variables = [u.detach().clone().requires_grad_() for u in units.values()]
     size = target.square().mean()
 
-    def residual() -> Tensor:
+    def misfit() -> Tensor:
         total = 0.0
         features = [flow.layers[i].features(u, x) for i, u in zip(asleep, variables, strict=True)]
         for i in range(d):
-            columns = torch.cat([*base, spline_features(x[:, i]), *[f[i] for f in features]], 1)
+            splines = [] if alone else [spline_features(x[:, i])]
+            columns = torch.cat([*base, *splines, *[f[i] for f in features]], 1)
             with torch.no_grad():
                 gram, rhs = columns.T @ columns, columns.T @ target[:, i, None]
                 weights = damped_solve(gram / len(x), rhs / len(x), 1e-9)
@@ -69,7 +76,7 @@ def train_dormant(flow: Flow, problem: InnerProblem, n_iterations: int) -> Tenso
 
     def closure():
         optimizer.zero_grad()
-        loss = residual()
+        loss = misfit()
         loss.backward()
         return loss
 

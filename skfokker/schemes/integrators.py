@@ -158,6 +158,13 @@ class StepControl:
         self.age = dict.fromkeys(integrators, self.patience)
         self.largest = largest_step
 
+    def replace(self, integrators) -> None:
+        """Go on with other integrators, at the step that the last ones had come to."""
+        h = min(self.allowed.values())
+        self.integrators = integrators
+        self.allowed = dict.fromkeys(integrators, h)
+        self.age = dict.fromkeys(integrators, self.patience)
+
     def propose(self, rho: float):
         """The integrator and the step to try."""
 

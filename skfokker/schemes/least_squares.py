@@ -10,6 +10,7 @@ from ..flows.affine import AffineFlow
 from ..potentials import PotentialError
 from .base import Scheme, Step
 from .features import train_dormant
+from .growth import Growing
 from .integrators import Chebyshev, StepControl, bogacki_shampine, dormand_prince
 from .normal_equations import (
     AffineSolver,
@@ -63,7 +64,11 @@ class LeastSquaresNested(Scheme):
         Largest number of Chebyshev stages of a step.
     feature_iterations : int, default=60
         L-BFGS iterations that train the hidden units of triangular layers on the initial
-        velocity, where the map starts at the identity.
+        velocity, where the map starts at the identity, and those of layers held in reserve on
+        the residual that wakes them.
+    growth_rate : float, default=1e-2
+        Certified error in nats a unit of time, E|r|^2 / (4 beta), above which two more layers of
+        the reserve are woken.
     max_steps : int, default=10000
         Give up after that many steps.
 
@@ -83,6 +88,7 @@ class LeastSquaresNested(Scheme):
         max_step: float | None = None,
         max_stages: int = 40,
         feature_iterations: int = 60,
+        growth_rate: float = 1e-2,
         max_steps: int = 10000,
     ):
         self.tolerance = tolerance
@@ -93,24 +99,34 @@ class LeastSquaresNested(Scheme):
         self.max_step = max_step
         self.max_stages = max_stages
         self.feature_iterations = feature_iterations
+        self.growth_rate = growth_rate
         self.max_steps = max_steps
 
     def steps(self, equation, flow, theta, t_start, t_end, generator):
-        march = _March(self, equation, flow, generator, theta)
+        family = Growing(flow, theta, equation.d)
+        march = _March(self, equation, family.awake, family.active(), generator)
         span = t_end - t_start
         largest = self.max_step or span / (50 if march.inexact else 20)
-        tolerance = self.tolerance or (1e-3 if march.inexact else 1e-5)
-        theta = train_dormant(flow, march.problem(theta), self.feature_iterations)
+        problem = march.problem(family.active())
+        now = march.evaluate(train_dormant(march.flow, problem, self.feature_iterations))
         control = StepControl(march.integrators, min(largest, 1e-3 * span), largest)
-        t, rejected = t_start, 0
-        now = march.evaluate(theta)
+        t, grown, rejected = t_start, t_start, 0
         for _ in range(self.max_steps):
-            yield Step(t, now.theta, now.xi, march.record(now, rejected))
+            record = march.record(now, rejected)
+            yield Step(t, family.embed(now.theta), family.embed_velocity(now.xi), record)
             if t >= t_end:
                 return
             equation.potential.time = t
             now = march.resample(now)
+            if family.asleep and t - grown >= span / 20 and self._asks_for_more(now, equation):
+                grown = t
+                march, now = self._grow(family, march, now)
+                control.replace(march.integrators)
+                # a second point at the same time: theta is continuous, theta' is not
+                record = march.record(now, 0)
+                yield Step(t, family.embed(now.theta), family.embed_velocity(now.xi), record)
             rho = march.spectral_radius(now)
+            tolerance = self.tolerance or (1e-3 if march.inexact else 1e-5)
             allowed = tolerance * max(now.problem.spread(), 1e-12)
             for attempt in range(40):
                 integrator, h = control.propose(rho)
@@ -137,6 +153,21 @@ class LeastSquaresNested(Scheme):
             "try a larger max_steps or tolerance."
         )
 
+    def _asks_for_more(self, now: _State, equation) -> bool:
+        """Whether the residual certifies errors faster than ``growth_rate`` nats a unit of time."""
+        return now.problem.mean_square(now.residual) / (4 * equation.beta) > self.growth_rate
+
+    def _grow(self, family: Growing, march: _March, now: _State) -> tuple[_March, _State]:
+        """Wake layers, their features trained on the residual; T stays what it is."""
+        family.embed(now.theta)
+        family.wake()
+        theta = family.active()
+        march = _March(self, march.equation, family.awake, theta, march.generator)
+        x, weights = now.problem.x, now.problem.weights
+        problem = InnerProblem(march.equation, march.flow, theta, x, weights)
+        theta = train_dormant(march.flow, problem, self.feature_iterations, now.residual)
+        return march, march.evaluate(theta)
+
 
 class _Diverged(ArithmeticError):
     """A trial step came to parameters that are not finite."""
@@ -160,7 +191,7 @@ class _March:
 
     keep = 5
 
-    def __init__(self, scheme, equation, flow, generator, theta):
+    def __init__(self, scheme, equation, flow, theta, generator):
         self.equation, self.flow, self.generator = equation, flow, generator
         d, m = equation.d, flow.n_parameters(equation.d)
         self.d, self.device, self.dtype = d, theta.device, theta.dtype
