@@ -77,8 +77,8 @@ def main(arguments=None) -> int:
             training_steps=50 if options.quick else 200,
             time_limit=options.time_limit,
         )
-        for rows in run(groups, bench, options.methods, say):
-            report.add(rows)
+        for row in run(groups, bench, options.methods, say, list(report.rows)):
+            report.add(row)
             save()
     chosen = list(STUDIES) if options.all or "all" in options.study else options.study
     for name in chosen:

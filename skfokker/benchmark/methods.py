@@ -107,7 +107,7 @@ class GaussianLaw(Law):
 class KernelLaw(Law):
     """Kernel density estimate on particles; costs (points x particles) an evaluation."""
 
-    n_points = 2000
+    n_points = 1000
 
     def __init__(self, particles: dict[float, np.ndarray]):
         super().__init__()

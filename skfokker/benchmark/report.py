@@ -47,10 +47,14 @@ class Report:
     studies: dict[str, list[Table]] = field(default_factory=dict)
     environment: dict = field(default_factory=environment)
 
-    def add(self, rows: list[Row]) -> None:
-        """Take the rows of a group in, in place of what it had."""
-        fresh = {row.group for row in rows}
-        self.rows = [row for row in self.rows if row.group not in fresh] + rows
+    def add(self, row: Row) -> None:
+        """Take a row in, in place of an older one of the same problem and method."""
+        key = row.group, row.problem, row.method
+        for k, old in enumerate(self.rows):
+            if (old.group, old.problem, old.method) == key:
+                self.rows[k] = row
+                return
+        self.rows.append(row)
 
     def tables(self) -> list[Table]:
         """All tables, the targets first."""

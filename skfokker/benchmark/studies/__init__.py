@@ -5,6 +5,7 @@ from __future__ import annotations
 from .algorithm1 import algorithm1
 from .common import StudyOptions, exponent
 from .dimension import dimension
+from .entropy import entropy
 from .throughput import throughput
 from .tolerance import tolerance
 
@@ -13,8 +14,17 @@ STUDIES = {
     "tolerance": tolerance,
     "dimension": dimension,
     "throughput": throughput,
+    "entropy": entropy,
     "algorithm1": algorithm1,
 }
 
-__all__ = ["STUDIES", "StudyOptions", "algorithm1", "dimension", "exponent", "throughput",
-           "tolerance"]  # fmt: skip
+__all__ = [
+    "STUDIES",
+    "StudyOptions",
+    "algorithm1",
+    "dimension",
+    "entropy",
+    "exponent",
+    "throughput",
+    "tolerance",
+]

@@ -7,7 +7,7 @@ from ..measures import measure
 from ..tables import Table, number
 from .common import StudyOptions, exponent, exponents, timed_fit
 
-_TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+_TOLERANCES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
 _PROBLEMS = ("quadratic-10d", "styblinski-tang-10d", "rosenbrock-2d")
 
 
