@@ -13,9 +13,6 @@ I/4, with beta = 1 and rho_0 = N(0, I), to t = 0.7. The law stays Gaussian with 
 """
 
 import time
-import warnings
-
-from sklearn.exceptions import ConvergenceWarning
 
 from skfokker import ParametricFokkerPlanck, metrics, problems
 from skfokker.flows import PlanarFlow
@@ -27,7 +24,6 @@ from skfokker.plotting import (
 )
 from skfokker.reference import kl_gaussians
 
-warnings.simplefilter("ignore", ConvergenceWarning)  # planar layers miss the default tol
 start = time.perf_counter()
 problem = problems.load("quadratic-2d-iso")
 fit = ParametricFokkerPlanck(random_state=0).fit(problem.potential, t_final=0.7)

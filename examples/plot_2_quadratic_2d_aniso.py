@@ -10,11 +10,9 @@ parameters follow the Fokker-Planck equation is the metric G of theta' = -G^{-1}
 """
 
 import time
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from skfokker import ParametricFokkerPlanck, metrics, problems
 from skfokker.flows import PlanarFlow
@@ -22,7 +20,6 @@ from skfokker.plotting import FreeEnergyDisplay, MomentsDisplay, PlaneDensityDis
 from skfokker.reference import kl_gaussians
 from skfokker.schemes import FlatGradient
 
-warnings.simplefilter("ignore", ConvergenceWarning)  # planar layers miss the default tol
 start = time.perf_counter()
 problem = problems.load("quadratic-2d-aniso")
 fit = ParametricFokkerPlanck(random_state=0).fit(problem.potential, t_final=1.4)
