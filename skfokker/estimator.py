@@ -2,63 +2,34 @@
 
 from __future__ import annotations
 
-import time
+import copy
 import warnings
-from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-import torch
-from sklearn.base import (
-    BaseEstimator,
-    DensityMixin,
-    OneToOneFeatureMixin,
-    TransformerMixin,
-    clone,
-)
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import HasMethods, Interval
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .certificate import Certificate, certify
-from .densities import GaussianDensity, fit_density, potential_of
-from .distribution import TransportedNormal
+from .checkpoint import Checkpoints, find_checkpoint
+from .densities import DensityPotential
 from .equation import FokkerPlanck
+from .fit import Fit
 from .flows import Flow
-from .flows.choice import choose_flow
-from .initial import Gaussian, initial_moments, initial_parameters, initial_shape
+from .initial import Gaussian, initial_moments
+from .law import LawMixin
 from .persistence import PersistentMixin
-from .potentials import CheckedPotential, Potential, check_potential
-from .progress import Progress
-from .schemes.base import Scheme, Step
-from .schemes.least_squares import LeastSquaresNested
-from .structure import Structure, probe
-from .tolerance import Effort, diagnose
+from .potential_input import read_potential
+from .potentials import CheckedPotential
+from .schemes.base import Scheme
+from .solver import Solver
+from .structure import probe
 from .trajectory import Trajectory
-from .validation import (
-    SuggestingMixin,
-    as_horizon,
-    as_points,
-    as_tensor,
-    as_times,
-    resolve_device,
-    torch_generator,
-)
-
-_FIT, _SAMPLE, _CERTIFY = 0, 1, 2  # streams of one seed
+from .validation import SuggestingMixin, as_horizon, resolve_device
 
 
-class ParametricFokkerPlanck(
-    OneToOneFeatureMixin,
-    TransformerMixin,
-    DensityMixin,
-    PersistentMixin,
-    SuggestingMixin,
-    BaseEstimator,
-):
+class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEstimator):
     r"""Samples and densities of the solution of a Fokker-Planck equation at every time.
 
     Solves :math:`\partial_t \rho = \nabla \cdot (\rho \nabla V) + \beta \Delta \rho` in
@@ -121,9 +92,10 @@ class ParametricFokkerPlanck(
     t_final_ : float
         Time reached.
     interrupted_ : bool
-        Whether the march was stopped by the keyboard before its horizon.
-    certificate_ : object or None
-        Bound on the error of the law along time; None until one is computed.
+        Whether the march was stopped before its horizon, by the keyboard or by an error.
+    certificate_ : Certificate or None
+        Bound on the error of the law along time; None where none could be computed, and in
+        models read from a file of :meth:`save`.
     n_features_in_ : int
         Dimension d.
     feature_names_in_ : ndarray (d,)
@@ -139,8 +111,8 @@ class ParametricFokkerPlanck(
     lists and data frames, and tensors of the same dtype and device for torch tensors, without a
     gradient. For gradients use the distribution that :meth:`at` returns.
 
-    In a pipeline behind a scaler, ``score`` is the log density of the scaled data: the log
-    determinant of the scaling is to be added by hand.
+    In a pipeline behind a scaler, ``score`` is the log density of the scaled data;
+    :func:`skfokker.pipelines.score_samples` adds the log determinant of the scaling.
 
     References
     ----------
@@ -201,9 +173,17 @@ class ParametricFokkerPlanck(
         self.verbose = verbose
         self.warm_start = warm_start
 
-    # ------------------------------------------------------------------ fitting
-
-    def fit(self, potential, y=None, *, t_final=None, sample_weight=None) -> ParametricFokkerPlanck:
+    def fit(
+        self,
+        potential,
+        y=None,
+        *,
+        t_final=None,
+        sample_weight=None,
+        checkpoint=None,
+        checkpoint_interval=None,
+        resume=None,
+    ) -> ParametricFokkerPlanck:
         """Solve the equation from t = 0 to the horizon.
 
         Parameters
@@ -218,337 +198,102 @@ class ParametricFokkerPlanck(
             Horizon, the parameter ``t_final`` where not given.
         sample_weight : array-like (n,), optional
             Weights of draws, for ``from_samples``.
+        checkpoint : str or path-like, optional
+            File that the march is written to as it goes, replaced atomically. :meth:`load` reads
+            it as a model fitted so far. Needs safetensors.
+        checkpoint_interval : float, optional
+            Model time between two checkpoints, a tenth of the march where not given. The scheme
+            starts afresh at each, with a few short steps.
+        resume : str, path-like or bool, optional
+            Checkpoint to go on from, with the same parameters and potential. The result has the
+            same bits as that of a run that was not interrupted, for an integer ``random_state``.
+            Checkpoints go on being written there, or to ``checkpoint``. True resumes from
+            ``checkpoint`` where that file exists, and starts anew otherwise.
 
         Raises
         ------
         TypeError, ValueError
             Where an argument is not what is said above, each with a sentence that says so;
             where V or its gradient is not finite (``PotentialError``, at which point and time).
+        MarchError
+            Where the march cannot go on.
+
+        Notes
+        -----
+        Whatever stops a march half-way loses nothing: after Ctrl-C, ``fit`` returns with a
+        warning; an exception, of the potential say, passes through. Either way the model is
+        fitted up to the time reached, ``interrupted_`` is True, and with ``warm_start=True``
+        another call of ``fit`` goes on from there.
         """
         self._validate_params()
         horizon = as_horizon(y, t_final, self.t_final)
         device = resolve_device(self.device)
-        continued = self._trajectory() if self.warm_start and self._is_fitted() else None
-        potential, density = self._check_potential(potential, sample_weight, device, continued)
-        d = potential.n_features_in_
-        if continued is not None and self._nothing_left(continued, horizon):
-            return self
-        structure = probe(potential, *initial_moments(self.initial, d, device))
-        equation = FokkerPlanck(
-            CheckedPotential(potential), float(self.beta), d, structure.separable
+        continued = self._last_fit() if self.warm_start and self._is_fitted() else None
+        resumed = find_checkpoint(type(self), resume, checkpoint)
+        potential, density = read_potential(
+            self, potential, sample_weight, device, continued.trajectory.d if continued else None
         )
+        if resumed is not None:
+            given = horizon if t_final is not None or horizon != self.t_final else None
+            resumed.check(self, potential, given)
+            horizon, continued = resumed.horizon, resumed.continued(self.flow, device)
+            checkpoint = resumed.path if checkpoint is None else checkpoint
+            checkpoint_interval = resumed.interval
+        elif continued is not None and _nothing_left(continued.trajectory, horizon):
+            return self
+        d = potential.n_features_in_
+        structure = probe(potential, *initial_moments(self.initial, d, device))
+        checkpoints = None
+        if checkpoint is not None:
+            checkpoints = Checkpoints(checkpoint, checkpoint_interval, self._snapshot, potential)
         self.potential_ = potential
         self.__dict__.pop("density_", None)
         if density is not None:
             self.density_ = density
-        effort = Effort()
-        while effort is not None:
-            self._solve(equation, structure, effort, continued, horizon, device)
-            effort = self._next_effort(equation, structure, effort, continued)
+        solver = Solver(
+            FokkerPlanck(CheckedPotential(potential), float(self.beta), d, structure.separable),
+            structure,
+            getattr(potential, "convexity", structure.convexity),
+            horizon,
+            device,
+            **{name: getattr(self, name) for name in Solver.SETTINGS},
+            continued=continued,
+            checkpoints=checkpoints,
+            resumed=resumed,
+        )
+        fit = solver.solve()
+        self._store(fit)
+        if fit.stopped_by is not None:
+            self._stop(fit.stopped_by, horizon)
         return self
 
-    def _solve(
-        self,
-        equation: FokkerPlanck,
-        structure: Structure,
-        effort: Effort,
-        continued: Trajectory | None,
-        horizon: float,
-        device: torch.device,
-    ) -> None:
-        """One march to the horizon, stored and certified."""
-        generator = torch_generator(self.random_state, _FIT)
-        if continued is None:
-            self.flow_ = self._choose_flow(structure, equation.d, effort)
-            theta, self.initial_error_ = initial_parameters(
-                self.initial, self.flow_, equation.d, generator, device
-            )
-            t_start, history = 0.0, []
-        else:
-            theta = as_tensor(continued.thetas[-1], device)
-            t_start, history = float(continued.times[-1]), self.history_[:-1]
-        self.scheme_ = self._choose_scheme(effort)
-        steps = self._march(equation, theta, t_start, horizon, generator)
-        march = Trajectory.from_steps(steps, self.flow_, equation.d, device)
-        self._store(march if continued is None else continued.followed_by(march))
-        self.history_ = history + [_plain(step.record) for step in steps]
-        self.certificate_ = self._certify(equation, structure)
+    def posterior(self, n_draws: int = 4000, *, random_state=None):
+        """Weighted draws of the equilibrium exp(-V / beta), with diagnostics.
 
-    def _next_effort(
-        self,
-        equation: FokkerPlanck,
-        structure: Structure,
-        effort: Effort,
-        continued: Trajectory | None,
-    ) -> Effort | None:
-        """What to try next where the certified error is above ``tol``; None to leave it there.
-
-        Families that are solved coordinate by coordinate are cheap enough to be refined; where
-        nothing can be refined a ``ConvergenceWarning`` says what would help.
-        """
-        reached = self.certificate_.kl(confidence=0.5)
-        if reached <= self.tol or self.interrupted_:
-            return None
-        if not isinstance(self.scheme_, LeastSquaresNested):
-            return None  # tol does not drive the others
-        diagnosis = diagnose(
-            self.certificate_,
-            self._trajectory(),
-            self.history_,
-            equation,
-            torch_generator(self.random_state, _CERTIFY),
-        )
-        separable = self.flow_.separable and structure.separable
-        if separable and continued is None and effort.level < 2:
-            if diagnosis.largest == "time" and self.scheme is None:
-                return effort.shorter_steps()
-            if diagnosis.largest != "time" and self.flow is None:
-                return effort.larger_family()
-        if self.initial_error_ > 0.5 * reached:
-            advice = (
-                "Most of it is the error of the initial law, which the `flow` cannot represent."
-            )
-        else:
-            advice = diagnosis.advice()
-        warnings.warn(
-            f"The certified error at t = {self.t_final_:g} is KL <= {reached:.2g} nats, above "
-            f"tol={self.tol:g}. {advice}",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-        return None
-
-    def _check_potential(
-        self,
-        potential: Any,
-        sample_weight: Any,
-        device: torch.device,
-        continued: Trajectory | None,
-    ) -> tuple[Potential, Any]:
-        """The potential, of known dimension, and the density fitted where draws were given."""
-        if callable(potential) or isinstance(potential, Distribution):
-            if sample_weight is not None:
-                raise TypeError(
-                    "sample_weight weighs draws, but a potential was given: leave it out."
-                )
-            potential = check_potential(potential, self.n_features, self.beta, device=device)
-            if continued is not None and potential.n_features_in_ != continued.d:
-                raise ValueError(
-                    f"warm_start=True continues a march in dimension {continued.d}, but the "
-                    f"potential has dimension {potential.n_features_in_}; use warm_start=False to "
-                    "start anew."
-                )
-            self.n_features_in_ = potential.n_features_in_
-            self.__dict__.pop("feature_names_in_", None)
-            return potential, None
-        if isinstance(potential, Tensor):
-            potential = potential.detach().cpu().numpy()
-        X = validate_data(
-            self, potential, reset=continued is None, dtype=np.float64, ensure_min_samples=2
-        )
-        if self.n_features not in (None, X.shape[1]):
-            raise ValueError(
-                f"n_features={self.n_features} contradicts the draws, which have {X.shape[1]} "
-                "columns; leave n_features out."
-            )
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-            if not sample_weight.any():
-                raise ValueError(
-                    "All entries of sample_weight are zero: give at least one positive."
-                )
-        component = GaussianDensity() if self.from_samples is None else clone(self.from_samples)
-        density = fit_density(component, X, sample_weight)
-        return potential_of(density, float(self.beta)), density
-
-    def _choose_flow(self, structure: Structure, d: int, effort: Effort) -> Flow:
-        if self.flow is not None:
-            return clone(self.flow)
-        gaussian, diagonal = initial_shape(self.initial, d)
-        return choose_flow(
-            structure, gaussian=gaussian, diagonal=diagonal, capacity=effort.capacity
-        )
-
-    def _choose_scheme(self, effort: Effort) -> Scheme:
-        if self.scheme is not None:
-            return clone(self.scheme)
-        return LeastSquaresNested(effort.tolerance)
-
-    def _nothing_left(self, march: Trajectory, horizon: float) -> bool:
-        """Whether a march to be continued already is at the horizon."""
-        reached = float(march.times[-1])
-        if horizon < reached:
-            raise ValueError(
-                f"t_final={horizon:g} lies before t = {reached:g}, where the fitted march already "
-                "is; with warm_start=True give a larger t_final, or use warm_start=False."
-            )
-        if horizon == reached:
-            warnings.warn(
-                f"The march already ends at t_final={horizon:g}; with warm_start=True there is "
-                "nothing left to fit.",
-                UserWarning,
-                stacklevel=3,
-            )
-        return horizon == reached
-
-    def _march(
-        self,
-        equation: FokkerPlanck,
-        theta: Tensor,
-        t_start: float,
-        t_final: float,
-        generator: torch.Generator,
-    ) -> list[Step]:
-        """Run the scheme; a KeyboardInterrupt keeps the steps made so far."""
-        steps: list[Step] = []
-        equation.potential.time = t_start
-        self.interrupted_ = False
-        before = time.perf_counter()
-        with Progress(self.verbose, t_start, t_final) as progress:
-            try:
-                for step in self.scheme_.steps(
-                    equation, self.flow_, theta, t_start, t_final, generator
-                ):
-                    now = time.perf_counter()
-                    step.record.update(t=step.t, wall_time=now - before)
-                    steps.append(step)
-                    equation.potential.time, before = step.t, now
-                    progress.update(step)
-            except KeyboardInterrupt:
-                if not steps:
-                    raise
-                self.interrupted_ = True
-        if self.interrupted_:
-            warnings.warn(
-                f"Interrupted at t = {steps[-1].t:g} of {t_final:g}: the model is fitted up to "
-                "there. Set warm_start=True and fit again to go on.",
-                UserWarning,
-                stacklevel=3,
-            )
-        return steps
-
-    def _store(self, march: Trajectory) -> None:
-        self.times_, self.thetas_ = march.times, march.thetas
-        self.velocities_ = march.velocities
-        self.t_final_ = float(march.times[-1])
-
-    def _certify(self, equation: FokkerPlanck, structure: Structure) -> Certificate:
-        """The bound on the error of the march just stored, from fresh points."""
-        return certify(
-            self._trajectory(),
-            equation,
-            torch_generator(self.random_state, _CERTIFY),
-            initial_error=self.initial_error_,
-            convexity=getattr(self.potential_, "convexity", structure.convexity),
-        )
-
-    # ------------------------------------------------------------------ the law at time t
-
-    def sample(self, n_samples: int = 1, t=None, *, random_state=None) -> np.ndarray:
-        """Independent draws from the law at time t.
+        The law at ``t_final_`` proposes; importance weights correct it.
 
         Parameters
         ----------
-        n_samples : int, default=1
-        t : float or array-like (n_samples,), optional
-            Time, or one a draw; ``t_final_`` where not given.
+        n_draws : int, default=4000
         random_state : int, RandomState instance or None
             None takes that of the estimator.
 
         Returns
         -------
-        ndarray (n_samples, d)
+        skfokker.bayes.Posterior
         """
-        march = self._trajectory()
-        z = self._latent(n_samples, random_state, march.device)
-        return march.sample_from(z, as_times(t, self.t_final_, n_samples)).cpu().numpy()
+        from .bayes import Posterior
 
-    def paths(self, n_paths: int, times: Sequence[float], *, random_state=None) -> np.ndarray:
-        """The same latent points pushed along time: curves of the deterministic flow.
+        law = self.at()
+        potential = DensityPotential(self.potential_, 1 / self.beta)
+        state = self.random_state if random_state is None else random_state
+        return Posterior(potential, law, n_draws, random_state=state)
 
-        Parameters
-        ----------
-        n_paths : int
-        times : array-like (k,)
-            Each in [0, ``t_final_``].
-        random_state : int, RandomState instance or None
-            None takes that of the estimator.
+    def plot(self, times=None, **options):
+        """One picture of the fit; see :func:`skfokker.plotting.overview`. Needs matplotlib."""
+        from .plotting import overview
 
-        Returns
-        -------
-        ndarray (k, n_paths, d)
-            Each slice has the law of its time; each curve follows the velocity of
-            :meth:`velocity`, not the noise of a diffusion.
-        """
-        march = self._trajectory()
-        times = np.asarray(times, dtype=float)
-        if times.ndim != 1:
-            raise ValueError(f"times must have shape (k,), got shape {times.shape}.")
-        times = as_times(times, self.t_final_, len(times))
-        z = self._latent(n_paths, random_state, march.device)
-        paths = np.empty((len(times), n_paths, march.d))
-        for k, t in enumerate(times):
-            paths[k] = march.sample_from(z, float(t)).cpu().numpy()
-        return paths
-
-    def at(self, t: float | None = None) -> TransportedNormal:
-        """The law at time t (``t_final_`` where not given) as a torch distribution.
-
-        Its ``log_prob`` is differentiable in the points.
-        """
-        return self._trajectory().law(as_times(t, self.t_final_))
-
-    def log_density(self, X, t=None):
-        """Log density of the law at time t.
-
-        Parameters
-        ----------
-        X : array-like or Tensor (n, d)
-        t : float or array-like (n,), optional
-            Time, or one a row; ``t_final_`` where not given.
-
-        Returns
-        -------
-        ndarray or Tensor (n,)
-        """
-        return self._evaluate("log_density", X, t)
-
-    def grad_log_density(self, X, t=None):
-        """Score grad log rho(t, x), shape (n, d); arguments as in :meth:`log_density`."""
-        return self._evaluate("score", X, t)
-
-    def velocity(self, X, t=None):
-        """Velocity v with d rho/dt = -div(rho v), shape (n, d), in the units of X per time.
-
-        It is that of the fitted law, and close to -grad V - beta grad log rho. Arguments as in
-        :meth:`log_density`.
-        """
-        return self._evaluate("velocity", X, t)
-
-    def transform(self, X, t=None):
-        """Points of the law at time t to the reference: N(0, I) if X has that law.
-
-        Arguments as in :meth:`log_density`; shape (n, d).
-        """
-        return self._evaluate("latent", X, t)
-
-    def inverse_transform(self, X, t=None):
-        """Points of the reference N(0, I) to the law at time t; the inverse of :meth:`transform`.
-
-        Arguments as in :meth:`log_density`; shape (n, d).
-        """
-        return self._evaluate("sample_from", X, t)
-
-    def score_samples(self, X, t=None):
-        """Log density at X (n, d), as :meth:`log_density`."""
-        return self.log_density(X, t)
-
-    def score(self, X, y=None, *, t=None, sample_weight=None) -> float:
-        """Mean log density at X (n, d), weighted by ``sample_weight`` (n,); y is ignored."""
-        log_density = self.log_density(X, t)
-        if isinstance(log_density, Tensor):
-            log_density = log_density.cpu().numpy()
-        return float(np.average(log_density, weights=sample_weight))
+        return overview(self, times, **options)
 
     # ------------------------------------------------------------------ inside
 
@@ -558,39 +303,51 @@ class ParametricFokkerPlanck(
     def _is_fitted(self) -> bool:
         return self.__sklearn_is_fitted__()
 
-    def _trajectory(self) -> Trajectory:
-        check_is_fitted(self)
-        return Trajectory(
-            self.times_,
-            self.thetas_,
-            self.velocities_,
-            self.flow_,
-            self.n_features_in_,
-            resolve_device(self.device),
+    def _store(self, fit: Fit) -> None:
+        march = fit.trajectory
+        self.flow_, self.scheme_ = fit.flow, fit.scheme
+        self.times_, self.thetas_, self.velocities_ = march.times, march.thetas, march.velocities
+        self.t_final_, self.history_ = float(march.times[-1]), fit.history
+        self.initial_error_, self.certificate_ = fit.initial_error, fit.certificate
+        self.interrupted_ = fit.stopped_by is not None
+
+    def _last_fit(self) -> Fit:
+        return Fit(self.flow_, self.scheme_, self._trajectory(), self.history_, self.initial_error_)
+
+    def _snapshot(self, fit: Fit) -> ParametricFokkerPlanck:
+        """A model fitted so far, which is what a checkpoint holds."""
+        model = copy.copy(self)
+        model._store(fit)
+        model.interrupted_ = True
+        return model
+
+    def _stop(self, stopped_by: BaseException, horizon: float) -> None:
+        """Say that the march ended early, and raise what ended it unless it was the keyboard."""
+        where = (
+            f"at t = {self.t_final_:g} of {horizon:g}: the model is fitted up to there. Set "
+            "warm_start=True and fit again to go on."
         )
-
-    def _evaluate(self, what: str, X: Any, t: Any) -> Any:
-        march = self._trajectory()
-        points, restore = as_points(self, X, march.device)
-        return restore(getattr(march, what)(points, as_times(t, self.t_final_, len(points))))
-
-    def _latent(self, n: int, random_state: Any, device: torch.device) -> Tensor:
-        if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
-            raise ValueError(f"The number of samples must be an integer of at least 1, got {n!r}.")
-        state = self.random_state if random_state is None else random_state
-        generator = torch_generator(state, _SAMPLE)
-        z = torch.randn(int(n), self.n_features_in_, generator=generator, dtype=torch.float64)
-        return z.to(device)
+        if isinstance(stopped_by, KeyboardInterrupt):
+            warnings.warn(f"Interrupted {where}", UserWarning, stacklevel=3)
+            return
+        if hasattr(stopped_by, "add_note"):  # from Python 3.11 on
+            stopped_by.add_note(f"The march stopped {where}")
+        raise stopped_by
 
 
-def _plain(record: dict) -> dict:
-    """A step's record with its numbers as plain numbers."""
-
-    def plain(value):
-        if isinstance(value, Tensor):
-            value = value.detach().cpu().numpy()
-        if isinstance(value, np.ndarray | np.generic):
-            return value.item() if value.ndim == 0 else np.array(value)
-        return value
-
-    return {name: plain(value) for name, value in record.items()}
+def _nothing_left(march: Trajectory, horizon: float) -> bool:
+    """Whether a march to be continued already is at the horizon."""
+    reached = float(march.times[-1])
+    if horizon < reached:
+        raise ValueError(
+            f"t_final={horizon:g} lies before t = {reached:g}, where the fitted march already "
+            "is; with warm_start=True give a larger t_final, or use warm_start=False."
+        )
+    if horizon == reached:
+        warnings.warn(
+            f"The march already ends at t_final={horizon:g}; with warm_start=True there is "
+            "nothing left to fit.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return horizon == reached

@@ -1,0 +1,37 @@
+"""What a fit has come to: the march, its history, its certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .certificate import Certificate
+from .flows.base import Flow
+from .schemes.base import Scheme
+from .trajectory import Trajectory
+
+
+@dataclass
+class Fit:
+    """What a fit has come to.
+
+    Attributes
+    ----------
+    flow, scheme
+        Those in use.
+    trajectory : Trajectory
+    history : list of dict
+        One record a stored time.
+    initial_error : float
+        KL divergence at t = 0.
+    certificate : Certificate or None
+    stopped_by : exception or None
+        What stopped it before its horizon.
+    """
+
+    flow: Flow
+    scheme: Scheme
+    trajectory: Trajectory
+    history: list[dict]
+    initial_error: float
+    certificate: Certificate | None = None
+    stopped_by: BaseException | None = field(default=None, repr=False)

@@ -1,0 +1,216 @@
+"""A whole fit without its scikit-learn face: march, certify, refine where that is cheap."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from .certificate import Certificate, certify
+from .checkpoint import Checkpoint, Checkpoints
+from .equation import FokkerPlanck
+from .fit import Fit
+from .flows.base import Flow
+from .flows.choice import choose_flow
+from .initial import initial_parameters, initial_shape
+from .march import march, plain
+from .schemes.base import Scheme
+from .schemes.least_squares import LeastSquaresNested
+from .structure import Structure
+from .tolerance import Effort, diagnose
+from .trajectory import Trajectory
+from .validation import as_tensor, torch_generator
+
+_FIT, _CERTIFY = 0, 2  # streams of one seed; 1 is that of the samples
+
+
+@dataclass
+class Solver:
+    """Solves one equation up to a horizon.
+
+    Attributes
+    ----------
+    equation, structure
+        What is solved, and what it looks like from outside.
+    convexity : float or None
+        lambda with Hess V >= lambda.
+    horizon : float
+    device : torch.device
+    flow, scheme, initial, tol, random_state, verbose
+        As the parameters of the estimator.
+    continued : Fit, optional
+        An earlier fit, to go on from.
+    checkpoints : Checkpoints, optional
+        Where the march is written down.
+    resumed : Checkpoint, optional
+        Where an earlier run got to.
+    """
+
+    SETTINGS = ("flow", "scheme", "initial", "tol", "random_state", "verbose")
+
+    equation: FokkerPlanck
+    structure: Structure
+    convexity: float | None
+    horizon: float
+    device: torch.device
+    flow: Flow | None
+    scheme: Scheme | None
+    initial: Any
+    tol: float
+    random_state: Any
+    verbose: int = 0
+    continued: Fit | None = None
+    checkpoints: Checkpoints | None = None
+    resumed: Checkpoint | None = None
+
+    def solve(self) -> Fit:
+        """March to the horizon; refine until the certified error meets ``tol``, where possible."""
+        effort = Effort() if self.resumed is None else self.resumed.effort
+        kept = None
+        while effort is not None:
+            try:
+                fit = self._attempt(effort)
+                stopped_by = fit.stopped_by
+            except (Exception, KeyboardInterrupt) as stop:
+                if kept is None:
+                    raise
+                stopped_by = stop
+            if stopped_by is not None:
+                if kept is None:
+                    return fit
+                warnings.warn(
+                    f"A refinement was stopped ({type(stopped_by).__name__}: {stopped_by}). The "
+                    f"fit before it is kept: its certified error is KL <= "
+                    f"{kept.certificate.kl(confidence=0.5):.2g} nats, above tol={self.tol:g}.",
+                    ConvergenceWarning,
+                    stacklevel=3,
+                )
+                return kept
+            kept = fit
+            effort = self._next_effort(kept, effort)
+        return kept
+
+    def _attempt(self, effort: Effort) -> Fit:
+        """One march to the horizon, certified."""
+        generator = torch_generator(self.random_state, _FIT)
+        fit, theta, t_start = self._start(effort, generator)
+        resumed, self.resumed = self.resumed, None
+        done = []
+        if resumed is not None:
+            done, fit.initial_error = resumed.steps(self.device), resumed.initial_error
+            generator.set_state(resumed.generator_state)
+            theta = done[-1].theta
+        before = None if self.continued is None else self.continued.trajectory
+
+        def collect(steps, stopped_by=None) -> Fit:
+            made = Trajectory.from_steps(steps, fit.flow, self.equation.d, self.device)
+            return Fit(
+                fit.flow,
+                fit.scheme,
+                made if before is None else before.followed_by(made),
+                fit.history + [plain(step.record) for step in steps],
+                fit.initial_error,
+                stopped_by=stopped_by,
+            )
+
+        if self.checkpoints is not None:
+            self.checkpoints.begin(t_start, self.horizon, effort, collect, len(fit.history))
+        steps, stopped_by = march(
+            fit.scheme,
+            self.equation,
+            fit.flow,
+            theta,
+            (t_start, self.horizon),
+            generator,
+            verbose=self.verbose,
+            checkpoints=self.checkpoints,
+            done=done,
+        )
+        result = collect(steps, stopped_by)
+        result.certificate = self._certify(result)
+        return result
+
+    def _start(self, effort: Effort, generator: torch.Generator) -> tuple[Fit, Tensor, float]:
+        """An empty fit, theta where the march starts, and that time."""
+        scheme = LeastSquaresNested(effort.tolerance) if self.scheme is None else clone(self.scheme)
+        if self.continued is not None:
+            before = self.continued
+            if self.scheme is None and isinstance(before.scheme, LeastSquaresNested):
+                scheme = clone(before.scheme)
+            theta = as_tensor(before.trajectory.thetas[-1], self.device)
+            fit = Fit(before.flow, scheme, None, before.history[:-1], before.initial_error)
+            return fit, theta, float(before.trajectory.times[-1])
+        flow = self._choose_flow(effort)
+        if self.resumed is not None:
+            self.resumed.check_flow(flow, self.equation.d)
+            return Fit(flow, scheme, None, [], 0.0), None, 0.0
+        theta, error = initial_parameters(
+            self.initial, flow, self.equation.d, generator, self.device
+        )
+        return Fit(flow, scheme, None, [], error), theta, 0.0
+
+    def _choose_flow(self, effort: Effort) -> Flow:
+        if self.flow is not None:
+            return clone(self.flow)
+        gaussian, diagonal = initial_shape(self.initial, self.equation.d)
+        return choose_flow(
+            self.structure, gaussian=gaussian, diagonal=diagonal, capacity=effort.capacity
+        )
+
+    def _certify(self, fit: Fit) -> Certificate | None:
+        """The bound on the error of a march, from fresh points."""
+        if len(fit.trajectory.times) < 2:
+            return None
+        try:
+            return certify(
+                fit.trajectory,
+                self.equation,
+                torch_generator(self.random_state, _CERTIFY),
+                initial_error=fit.initial_error,
+                convexity=self.convexity,
+            )
+        except (Exception, KeyboardInterrupt) as stop:
+            # the march is what took the time: nothing that happens here may lose it
+            fit.stopped_by = fit.stopped_by or stop
+            return None
+
+    def _next_effort(self, fit: Fit, effort: Effort) -> Effort | None:
+        """What to try next where the certified error is above ``tol``; None to leave it there.
+
+        Families that are solved coordinate by coordinate are cheap enough to be refined; where
+        nothing can be refined a ``ConvergenceWarning`` says what would help.
+        """
+        reached = fit.certificate.kl(confidence=0.5)
+        if reached <= self.tol or not isinstance(fit.scheme, LeastSquaresNested):
+            return None  # tol does not drive the others
+        diagnosis = diagnose(
+            fit.certificate,
+            fit.trajectory,
+            fit.history,
+            self.equation,
+            torch_generator(self.random_state, _CERTIFY),
+        )
+        separable = fit.flow.separable and self.structure.separable
+        if separable and self.continued is None and effort.level < 2:
+            if diagnosis.largest == "time" and self.scheme is None:
+                return effort.shorter_steps()
+            if diagnosis.largest != "time" and self.flow is None:
+                return effort.larger_family()
+        if fit.initial_error > 0.5 * reached:
+            advice = (
+                "Most of it is the error of the initial law, which the `flow` cannot represent."
+            )
+        else:
+            advice = diagnosis.advice()
+        warnings.warn(
+            f"The certified error at t = {fit.trajectory.times[-1]:g} is KL <= {reached:.2g} nats, "
+            f"above tol={self.tol:g}. {advice}",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+        return None
