@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import multivariate_normal, norm
 
 from .. import metrics
+from ..equation import log_normal
 from ..flows import AffineFlow
 from ..reference import FiniteVolumeSolution2D
+from ..schemes.points import normal_grid, sobol_normal
+from ..trajectory import Trajectory
 
 N_DRAWS = 2**16
 
 
 def points_of(fit, t: float, n: int = N_DRAWS) -> np.ndarray:
     """Images (n, d) of Sobol points: an even sample of the law at t."""
-    z, _ = metrics.reference_points(fit, n)
-    if fit.flow_.separable:  # those are a grid, the same in all coordinates
-        from ..schemes.points import sobol_normal
-
-        z = sobol_normal(n, fit.n_features_in_, 0)
+    z = sobol_normal(n, fit.n_features_in_, 0)
     return fit.inverse_transform(z.numpy(), t=t)
 
 
@@ -45,8 +45,7 @@ def marginal(fit, t: float, i: int, x: np.ndarray) -> np.ndarray:
     if d == 1:
         return np.exp(fit.log_density(x[:, None], t))
     if fit.flow_.separable:
-        y, log_density, _ = metrics.marginals(fit, t)
-        return np.exp(np.interp(x, y[:, i], log_density[:, i], left=-np.inf, right=-np.inf))
+        return _separable(fit, t)(i, x)
     if d == 2:
         other = np.linspace(*span(fit, t, 1 - i, 0.3), 201)
         return plane(fit, t, (i, 1 - i), x, other).sum(0) * (other[1] - other[0])
@@ -59,10 +58,24 @@ def plane(fit, t: float, pair: tuple[int, int], x: np.ndarray, y: np.ndarray) ->
     if isinstance(fit.flow_, AffineFlow):
         return gaussian_plane(*metrics.moments(fit, t), pair, x, y)
     if fit.flow_.separable:
-        return np.outer(marginal(fit, t, j, y), marginal(fit, t, i, x))
+        density = _separable(fit, t)
+        return np.outer(density(j, y), density(i, x))
     if fit.n_features_in_ == 2:
         return conditional(fit, t, pair, x, y, np.zeros(2))
     return smooth(points_of(fit, t)[:, [i, j]], x, y)
+
+
+def _separable(fit, t: float):
+    """All marginals of a separable fit: a function of the coordinate and of x (n,)."""
+    d = fit.n_features_in_
+    z, _ = normal_grid(801, d, half_width=8.0)
+    march = Trajectory(fit.times_, fit.thetas_, fit.velocities_, fit.flow_, d)
+    at = fit.flow_.linearize(torch.as_tensor(march.at(t)[0]), z)
+    log_density = (log_normal(z[:, :1])[:, None] - at.coordinate_slope().log()).numpy()
+    y = at.y.numpy()
+    return lambda i, x: np.exp(
+        np.interp(x, y[:, i], log_density[:, i], left=-np.inf, right=-np.inf)
+    )
 
 
 def conditional(fit, t, pair, x, y, at: np.ndarray) -> np.ndarray:
