@@ -206,20 +206,6 @@ def test_what_was_not_kept_is_said(gaussian):
         plotting.MarginalDensityDisplay.from_estimator(fit, coordinates=[2])
 
 
-@pytest.mark.parametrize("k", [-0.4, 0.3, 0.9])
-def test_pareto_k_of_pareto_weights(k):
-    from scipy.stats import genpareto
-
-    weights = genpareto.rvs(k, size=200_000, random_state=0)
-    assert plotting.pareto_k(np.log(weights)) == pytest.approx(k, abs=0.07)
-
-
-def test_pareto_k_of_constant_and_few_weights():
-    assert plotting.pareto_k(np.zeros(1000)) == -np.inf
-    with pytest.raises(ValueError, match="at least 25"):
-        plotting.pareto_k(np.zeros(10))
-
-
 def test_pareto_k_falls_towards_equilibrium(gaussian):
     _, fit = gaussian
     display = plotting.ParetoKDisplay.from_estimator(fit, [0.0, 0.3, 0.7], n_samples=1000)

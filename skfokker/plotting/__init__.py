@@ -18,7 +18,7 @@ from .marginals import MarginalDensityDisplay
 from .moments import MomentsDisplay
 from .overview import OverviewDisplay, overview
 from .pairs import PairDensityDisplay
-from .pareto import ParetoKDisplay, pareto_k
+from .pareto import ParetoKDisplay
 from .paths import PathsDisplay
 from .plane import PlaneDensityDisplay
 from .samples import SampleProjectionDisplay
@@ -39,5 +39,4 @@ __all__ = [
     "SampleProjectionDisplay",
     "animate",
     "overview",
-    "pareto_k",
 ]

@@ -55,6 +55,8 @@ class ParetoKDisplay:
         label : str, optional
         ax : Axes, optional
         """
+        from ..bayes import psis
+
         times = np.linspace(0, fit.t_final_, 12) if times is None else np.asarray(times, float)
         if log_target is None:
 
@@ -65,7 +67,7 @@ class ParetoKDisplay:
         k = []
         for t in times:
             x = fit.sample(n_samples, t=float(t), random_state=random_state)
-            k.append(pareto_k(log_target(x) - fit.log_density(x, float(t))))
+            k.append(psis(log_target(x) - fit.log_density(x, float(t)))[1])
         return cls(times, np.array(k), label).plot(ax)
 
     def plot(self, ax=None):
@@ -81,45 +83,3 @@ class ParetoKDisplay:
         self.ax_.set(xlabel="time $t$", ylabel="Pareto $k$ of the weights", title=self.label or "")
         self.ax_.legend(frameon=False, fontsize="small")
         return self
-
-
-def pareto_k(log_weights) -> float:
-    """Shape k of the generalised Pareto law of the largest weights.
-
-    The quasi-Bayesian estimate of J. Zhang and M. A. Stephens, "A new and efficient estimation
-    method for the generalized Pareto distribution" (Technometrics, 2009), on the tail that A.
-    Vehtari et al., "Pareto smoothed importance sampling" (2024) take, with their weak prior.
-
-    Parameters
-    ----------
-    log_weights : array-like (n,)
-        Log importance weights (target over proposal), up to a constant.
-
-    Returns
-    -------
-    float
-        -inf where all of the tail is equal: the weights are constant.
-    """
-    log_weights = np.sort(np.asarray(log_weights, dtype=float))
-    n = len(log_weights)
-    size = int(min(0.2 * n, 3 * np.sqrt(n)))
-    if size < 5:
-        raise ValueError(f"pareto_k needs at least 25 weights, got {n}.")
-    weights = np.exp(log_weights - log_weights[-1])
-    tail = weights[-size:] - weights[-size - 1]
-    if tail[-1] <= 1e-12:
-        return -np.inf
-    tail = np.maximum(tail, np.finfo(float).tiny)
-    # profile likelihood over b = k / scale on a grid, averaged
-    m = 30 + int(np.sqrt(size))
-    quarter = tail[int(size / 4 + 0.5) - 1]
-    b = 1 / tail[-1] + (1 - np.sqrt(m / (np.arange(1, m + 1) - 0.5))) / (3 * quarter)
-    k = np.log1p(-b[:, None] * tail).mean(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_likelihood = size * (np.log(-b / k) - k - 1)
-    usable = np.isfinite(log_likelihood)
-    b, log_likelihood = b[usable], log_likelihood[usable]
-    posterior = np.exp(log_likelihood - log_likelihood.max())
-    mean_b = (b * posterior).sum() / posterior.sum()
-    k = np.log1p(-mean_b * tail).mean()
-    return float((size * k + 10 * 0.5) / (size + 10))
