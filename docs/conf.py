@@ -1,6 +1,7 @@
 """Sphinx configuration: `make docs`."""
 
 import os
+import re
 import warnings
 
 import matplotlib
@@ -62,3 +63,22 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
 }
 html_show_sourcelink = False
+
+
+def plain_bars(app, what, name, obj, options, lines):
+    """Docstrings write \\|x\\| and f(*args) as a reader would; reST would take them for markup."""
+    block = None  # indentation of a math directive we are in
+    for k, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if block is not None and line.strip() and indent <= block:
+            block = None
+        if ".. math::" in line:
+            block = indent
+        if block is None and line.lstrip()[:1] not in ("|", "+"):
+            parts = re.split(r"(:math:`[^`]*`|``[^`]*``|`[^`]*`)", line)
+            parts[::2] = [re.sub(r"(?<!\\)\||(?<=\()\*(?=\w)", r"\\\g<0>", p) for p in parts[::2]]
+            lines[k] = "".join(parts)
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", plain_bars, priority=900)

@@ -2,8 +2,8 @@ r"""
 A quadratic potential in the plane
 ==================================
 
-The first experiment of the paper (section 6.1.1): V(x) = 2 |x - (3, 3)|^2, that is a covariance of
-I/4, with beta = 1 and rho_0 = N(0, I), to t = 0.7. The law stays Gaussian with known moments:
+The first experiment of the paper (section 6.1.1): V(x) = 2 \|x - (3, 3)\|^2, that is a covariance
+of I/4, with beta = 1 and rho_0 = N(0, I), to t = 0.7. The law stays Gaussian with known moments:
 
 .. math:: m(t) = (1 - e^{-4t})(3, 3), \qquad
           \Sigma(t) = \left(\tfrac14 + \tfrac34 e^{-8t}\right) I .

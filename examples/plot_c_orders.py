@@ -13,7 +13,7 @@ a single semi-implicit step is off by O(h^2) (Theorem 12).
 
 The family is a monotone spline with six parameters, the potential a double well. Everything is
 computed on one fixed quadrature, so that what is seen is the time step alone; the distance is
-that of the samples, (E|T - T'|^2)^{1/2}.
+that of the samples, :math:`(E|T - T'|^2)^{1/2}`.
 """
 
 import time
