@@ -30,7 +30,8 @@ fit.fit(banana, t_final=1.0)
 print(f"fit: {time.perf_counter() - start:.1f} s, {fit.thetas_.shape[1]} parameters")
 
 # %%
-# The first k layers of the fitted map, acting on a grid and on samples of N(0, I).
+# The first k layers of the fitted map, acting on a grid and on samples of N(0, I). (The scale
+# differs between panels: layers in between stretch what later ones fold back.)
 
 theta = torch.as_tensor(fit.thetas_[-1])
 size = PlanarFlow(1).n_parameters(2)
@@ -48,7 +49,10 @@ for axis, k in zip(axes.ravel(), (0, 1, 2, 4, 7, 10), strict=True):
     for line in lines_y.reshape(grid.shape).numpy():
         axis.plot(*line.T, color="#0072B2", lw=0.5, alpha=0.7)
     axis.plot(*dots_y.T.numpy(), ".", color="#D55E00", ms=1.6, alpha=0.6)
-    axis.set(xlim=(-4.2, 4.2), ylim=(-4.5, 4.5), title=f"after {k} layers")
+    low, high = np.quantile(dots_y.numpy(), [0.005, 0.995], axis=0)
+    centre, half = (low + high) / 2, 0.75 * (high - low).max()
+    axis.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
+    axis.set_title(f"after {k} layer{'s' if k != 1 else ''}")
     axis.set_aspect("equal")
 for axis in axes[1]:
     axis.set_xlabel("$x_1$")

@@ -105,7 +105,11 @@ class MomentsDisplay:
             axis.set(xlabel="time $t$", xlim=(self.times[0], self.times[-1]))
         left.set_ylabel(r"mean $\mathrm{E}\,x_i$")
         right.set_ylabel("variance, covariance" if self.covariance_pairs else r"variance of $x_i$")
-        right.legend(frameon=False, fontsize="small", ncols=2)
+        if ax is None:  # beside the panels, where it hides no curve
+            handles, labels = right.get_legend_handles_labels()
+            self.figure_.legend(handles, labels, loc="outside right upper", frameon=False)
+        else:
+            right.legend(frameon=False, fontsize="small", ncols=2)
         return self
 
     def _curve(self, axis, part, colour, label):
