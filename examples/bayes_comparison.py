@@ -46,7 +46,7 @@ def report(name, posterior, seconds, chains, chain_seconds, n_effective):
     by_sd = max(float(np.max(np.abs(sd[k] / v.std(0) - 1))) for k, v in exact.items())
     error = 1 / np.sqrt(n_effective)
     own = posterior.bridge()
-    thinned = posterior.chains_of(chains[:, :: max(1, chains.shape[1] // 100)][:40])
+    thinned = posterior.chains_of(chains[:40, :: max(1, chains.shape[1] // 400)])
     other = posterior.bridge(chains=thinned)
     print(f"\n=== {name}")
     print(posterior)
@@ -57,8 +57,8 @@ def report(name, posterior, seconds, chains, chain_seconds, n_effective):
     )
     print(
         f"log evidence: importance {posterior.log_evidence}, bridge {own}, "
-        f"bridge with emcee's draws {other}"
+        f"bridge with the chains' draws {other}"
     )
-    print(f"seconds: fit {seconds:.1f}, emcee {chain_seconds:.1f}", flush=True)  # fmt: skip
+    print(f"seconds: fit {seconds:.1f}, chains {chain_seconds:.1f}", flush=True)  # fmt: skip
     assert effective_draws(thinned.log_ratios) > 0
     return by_mean, by_sd

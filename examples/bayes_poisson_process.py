@@ -52,10 +52,11 @@ named = {
     "z": (constraints.real, (n_bins,)),
 }
 before = time.perf_counter()
-posterior = sample_posterior(log_posterior, constraints=named, random_state=0, n_draws=20000)
+settings = {"random_state": 0, "n_draws": 20000, "tolerance": 3e-3}
+posterior = sample_posterior(log_posterior, constraints=named, **settings)
 seconds = time.perf_counter() - before
 posterior.forward_check()
-report("Poisson process", posterior, seconds, *ensemble(posterior, 8000, 96))
+report("Poisson process", posterior, seconds, *ensemble(posterior, 4000, 80))
 
 mean, error = posterior.expectation(
     lambda draws: log_intensity({k: torch.from_numpy(v) for k, v in draws.items()}).exp().numpy()

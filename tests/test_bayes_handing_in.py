@@ -14,8 +14,10 @@ from skfokker.bayes import (
     PosteriorSampler,
     as_log_density,
     jax_log_density,
+    laplace_start,
     march_to_equilibrium,
     mcmc_start,
+    posterior_of,
     sample_posterior,
 )
 from skfokker.potentials import Funnel, Quadratic
@@ -209,3 +211,37 @@ def test_march_until_the_free_energy_rests():
             tolerance=1e-6,
             longest=2.0,
         )
+
+
+def test_the_law_of_an_estimator_as_a_posterior_at_another_temperature():
+    from skfokker import ParametricFokkerPlanck
+
+    target = Quadratic([50.0, 0.0], [0.01, 4.0])
+    model = ParametricFokkerPlanck(
+        beta=2.0, initial=laplace_start(target, 2.0), random_state=0
+    ).fit(target, 0.1)
+    posterior = posterior_of(model)
+    expected = np.log(2 * np.pi) + np.log(2.0 * 0.1 * 2.0)  # covariance is beta times
+    assert posterior.log_evidence.value == pytest.approx(expected, abs=1e-3)
+    assert posterior.efficiency > 0.999
+    np.testing.assert_allclose(posterior.sd()["x"], [0.1 * 2**0.5, 2 * 2**0.5], rtol=0.05)
+
+
+@pytest.mark.slow
+def test_pymc_model_keeps_names_and_transforms():
+    pymc = pytest.importorskip("pymc")
+    with pymc.Model() as model:
+        rate = pymc.Gamma("rate", 3.0, 2.0)
+        pymc.Normal("shift", 1.0, 0.5, shape=2)
+        pymc.Deterministic("double", 2 * rate)
+    potential = as_log_density(model)
+    u = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 3)))
+    value, gradient = potential.value_and_grad(u)
+    draws, _ = potential.constrain(u)
+    expected = Gamma(3.0, 2.0).log_prob(draws["rate"]) + draws["rate"].log()
+    expected = expected + Normal(1.0, 0.5).log_prob(draws["shift"]).sum(1)
+    torch.testing.assert_close(-value, expected)
+    torch.testing.assert_close(draws["double"], 2 * draws["rate"])
+    eps = 1e-6 * torch.eye(3).double()[0]
+    slope = (potential(u + eps) - potential(u - eps)) / 2e-6
+    torch.testing.assert_close(slope, gradient[:, 0], rtol=1e-5, atol=1e-6)

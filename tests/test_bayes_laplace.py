@@ -1,12 +1,24 @@
 """Modes, curvature and working coordinates."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 from skfokker import ParametricFokkerPlanck
-from skfokker.bayes import Preconditioned, Preconditioner, Wall, laplace
+from skfokker.bayes import (
+    DefensiveLaw,
+    FreeEnergyDescent,
+    Posterior,
+    PosteriorSampler,
+    Preconditioned,
+    Preconditioner,
+    Wall,
+    laplace,
+)
 from skfokker.bayes.laplace import covariance_root
+from skfokker.flows import AffineFlow
 from skfokker.potentials import EightModes, Funnel, GaussianMixture, Quadratic
 
 
@@ -106,3 +118,39 @@ def test_wall_pulls_back_and_leaves_the_inside_alone():
     torch.testing.assert_close(torch.autograd.grad(wall(x).sum(), x)[0], gradient)
     with pytest.raises(ValueError, match="outside the support"):
         Wall(CallablePotential(potential, 2), [-1.0, 0.0])(x)
+
+
+def test_several_modes_keep_their_draws_and_a_lost_one_is_reported():
+    mixture = GaussianMixture([[-8.0, 0.0], [8.0, 1.0]], 0.5, [0.7, 0.3])
+    sampler = PosteriorSampler(
+        AffineFlow(), FreeEnergyDescent(max_iterations=50, block=25), random_state=0, spread=8.0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler.fit(mixture)
+    posterior = sampler.posterior()  # the Gaussians of the search hold up what the fit cannot
+    share = posterior.weights[posterior.x[:, 0] > 0].sum()
+    assert share == pytest.approx(0.3, abs=0.05)
+    assert abs(posterior.log_evidence.value) < 0.1 and not posterior.empty_modes()
+
+    left = torch.distributions.MultivariateNormal(
+        torch.tensor([-8.0, 0.0]).double(), 0.5 * torch.eye(2).double()
+    )
+    blind = Posterior(mixture, left, random_state=0, laplace=sampler.laplace_)
+    assert blind.reliable  # k does not see it, the report does
+    assert "LOST MODE" in str(blind) and len(blind.empty_modes()) == 1
+
+
+def test_defensive_law_is_a_density():
+    base, safe = (
+        torch.distributions.Independent(
+            torch.distributions.Normal(torch.full((1,), m).double(), s), 1
+        )
+        for m, s in ((0.0, 1.0), (3.0, 0.5))
+    )
+    law = DefensiveLaw(base, safe, 0.2)
+    grid = torch.linspace(-8, 8, 4001).double()[:, None]
+    assert float(torch.trapezoid(law.log_prob(grid).exp(), grid[:, 0])) == pytest.approx(1)
+    assert float(law.sample((20000,)).mean()) == pytest.approx(0.6, abs=0.05)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        DefensiveLaw(base, safe, 1.0)

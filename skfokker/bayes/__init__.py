@@ -6,6 +6,7 @@ from .equilibrium import FreeEnergyDescent, march_to_equilibrium
 from .evidence import Evidence, bridge_evidence, importance_evidence
 from .export import chains_to_arviz, loo, mcmc_start, to_arviz
 from .forward_check import ForwardCheck
+from .hooks import laplace_start, posterior_of
 from .laplace import Laplace, laplace
 from .log_density import (
     NumpyLogDensity,
@@ -17,6 +18,7 @@ from .log_density import (
     stan_log_density,
 )
 from .metropolis import Chains
+from .mixture_law import DefensiveLaw
 from .posterior import Posterior
 from .precondition import AffineLaw, Preconditioned, Preconditioner
 from .psis import psis
@@ -27,6 +29,7 @@ __all__ = [
     "Blocks",
     "Chains",
     "ConstrainedPotential",
+    "DefensiveLaw",
     "Evidence",
     "ForwardCheck",
     "FreeEnergyDescent",
@@ -46,10 +49,12 @@ __all__ = [
     "importance_evidence",
     "jax_log_density",
     "laplace",
+    "laplace_start",
     "loo",
     "march_to_equilibrium",
     "mcmc_start",
     "posterior_flow",
+    "posterior_of",
     "psis",
     "rhat",
     "sample_posterior",

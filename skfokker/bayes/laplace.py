@@ -66,6 +66,17 @@ class Laplace:
         mean, covariance = self.moments()
         return Gaussian(mean, inflate**2 * covariance)
 
+    def sample(self, n_samples: int, random_state: Any = None) -> np.ndarray:
+        """Draws (n_samples, d) from the mixture of all modes."""
+        generator = torch_generator(random_state, 2001)
+        d = self.modes.shape[1]
+        counts = np.floor(self.shares * n_samples).astype(int)
+        order = np.argsort(counts - self.shares * n_samples)
+        counts[order[: n_samples - counts.sum()]] += 1
+        noise = torch.randn(n_samples, d, generator=generator, dtype=torch.float64).numpy()
+        mode = np.repeat(np.arange(len(counts)), counts)
+        return self.modes[mode] + np.einsum("nij,nj->ni", self.roots[mode], noise)
+
     def nearest(self, x: np.ndarray) -> np.ndarray:
         """The mode (n,) that every point x (n, d) most likely belongs to."""
         score = np.empty((len(self.modes), len(x)))

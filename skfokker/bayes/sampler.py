@@ -23,6 +23,7 @@ from .constraints import Blocks, ConstrainedPotential
 from .equilibrium import FreeEnergyDescent, march_to_equilibrium
 from .laplace import laplace
 from .log_density import PyMCLogDensity, Wall, as_log_density
+from .mixture_law import DefensiveLaw, laplace_mixture
 from .posterior import Posterior
 from .precondition import Preconditioner
 
@@ -46,7 +47,8 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
 
     1. ``laplace``: modes by L-BFGS, a Gaussian over them.
     2. Precondition: working coordinates u with x = mean + L u, in which that Gaussian is N(0, I).
-    3. ``ParametricFokkerPlanck`` with beta = 1 from N(0, I) to equilibrium.
+    3. ``ParametricFokkerPlanck`` with beta = 1 from there to equilibrium; where the search has
+       found several modes, from a law fitted to draws of their Gaussians.
     4. :meth:`posterior`: draws, weights and diagnostics in the coordinates of the user.
 
     Parameters
@@ -168,6 +170,7 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
         estimator = ParametricFokkerPlanck(
             posterior_flow(d) if self.flow is None else clone(self.flow),
             scheme,
+            initial=self._initial(),
             random_state=self.random_state,
             verbose=self.verbose,
         )
@@ -190,12 +193,34 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
         """The fitted law in the unconstrained coordinates x, as a torch distribution."""
         return self.preconditioner_.law(self.estimator_.at())
 
-    def posterior(self, n_draws: int = 4000, *, random_state: Any = None) -> Posterior:
-        """Weighted draws from the fitted law, and what can be said of them."""
+    def posterior(
+        self,
+        n_draws: int = 4000,
+        *,
+        defensive: float | None = None,
+        random_state: Any = None,
+    ) -> Posterior:
+        """Weighted draws from the fitted law, and what can be said of them.
+
+        Parameters
+        ----------
+        n_draws : int
+        defensive : float, optional
+            Share of the draws taken from the Gaussians of ``laplace_`` in the place of the fit, so
+            that no mode which the search has found is without draws. None: 0.1 where several modes
+            count (one per cent of the mass each), else 0.
+        random_state : int, RandomState instance or None
+            None takes that of the sampler.
+        """
         before = time.perf_counter()
+        law = self.law()
+        if defensive is None:
+            defensive = 0.1 if self._several_modes() else 0.0
+        if defensive and self.laplace_ is not None:
+            law = DefensiveLaw(law, laplace_mixture(self.laplace_), defensive)
         posterior = Posterior(
             self.potential_,
-            self.law(),
+            law,
             n_draws,
             blocks=self.blocks_,
             random_state=self.random_state if random_state is None else random_state,
@@ -248,6 +273,21 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
             gaussian = self.start if isinstance(self.start, Gaussian) else Gaussian(*self.start)
         mean, root = gaussian.moments(d)
         return mean.numpy(), root.numpy()
+
+    def _several_modes(self) -> bool:
+        return self.laplace_ is not None and int((self.laplace_.shares > 0.01).sum()) > 1
+
+    def _initial(self) -> Any:
+        """The start in working coordinates: N(0, I), or draws over the modes where several count.
+
+        Descent of the free energy never finds a mode that its start gives no mass; a start fitted
+        to draws by maximum likelihood covers them all.
+        """
+        if not self._several_modes():
+            return None
+        x = torch.from_numpy(self.laplace_.sample(4096, self.random_state))
+        mean, root = self.preconditioner_.mean, self.preconditioner_.root
+        return torch.linalg.solve_triangular(root, (x - mean).T, upper=False).T.numpy()
 
     def _inside(self, mean: np.ndarray, root: np.ndarray) -> torch.Tensor:
         """A point of finite log density (1, d) near the middle of the start."""
