@@ -8,8 +8,8 @@ quadratic of section 6.1.1; the whole run to t = 1.4 takes about five minutes an
 changing ``t_final``.
 
 Divided by the time step, the dual potential is the potential of the velocity: it approximates
--(V + beta log rho), a saddle here at first, because the law is too wide along one axis and far from
-the minimum of V along both.
+-(V + beta log rho). Here that is linear along x_1, where the law has the right width from the start
+and only moves, and bent along x_2, where it also contracts; the bend goes as the width settles.
 
 Two remarks on the printed settings of section 6. The learning rates are the wrong way round (the
 authors' program has them as they are here), and a dual restarted from near zero at every time step
