@@ -10,18 +10,16 @@ are still 0.1 sd off in 31 dimensions after 6000 steps.
 
 import time
 
-import blackjax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
-from bayes_comparison import report
+from bayes_comparison import nuts, report
 from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import StandardScaler
 from torch.distributions import Normal
 from torch.nn.functional import logsigmoid
 
-from skfokker.bayes import effective_draws, mcmc_start, sample_posterior
+from skfokker.bayes import sample_posterior
 
 X, y = load_breast_cancer(return_X_y=True)
 X = torch.from_numpy(StandardScaler().fit_transform(X))
@@ -53,23 +51,4 @@ def log_density(u):
     return prior + jax.nn.log_sigmoid(sign_ * (u[0] + X_ @ u[1:])).sum()
 
 
-start = mcmc_start(posterior, 4)
-kernel = blackjax.nuts(log_density, step_size=0.4, inverse_mass_matrix=start["covariance"])
-
-
-@jax.jit
-def chain(key, position):
-    def step(state, key):
-        state, _ = kernel.step(key, state)
-        return state, state.position
-
-    return jax.lax.scan(step, kernel.init(position), jax.random.split(key, 3000))[1]
-
-
-before = time.perf_counter()
-keys = jax.random.split(jax.random.key(0), 4)
-chains = np.stack([np.asarray(chain(k, x)) for k, x in zip(keys, start["positions"], strict=True)])
-chains = chains[:, 200:]
-nuts_seconds = time.perf_counter() - before
-n_effective = float(effective_draws(chains).min())
-report("logistic regression", posterior, seconds, chains, nuts_seconds, n_effective)
+report("logistic regression", posterior, seconds, *nuts(log_density, posterior, 0.4))

@@ -9,8 +9,10 @@ standard normal: 19 parameters.
 
 import time
 
+import jax
+import jax.numpy as jnp
 import torch
-from bayes_comparison import ensemble, report
+from bayes_comparison import nuts, report
 from torch.distributions import HalfNormal, LogNormal, Normal, Poisson, constraints
 
 from skfokker.bayes import sample_posterior
@@ -56,7 +58,26 @@ settings = {"random_state": 0, "n_draws": 20000, "tolerance": 3e-3}
 posterior = sample_posterior(log_posterior, constraints=named, **settings)
 seconds = time.perf_counter() - before
 posterior.forward_check()
-report("Poisson process", posterior, seconds, *ensemble(posterior, 4000, 80))
+
+# %%
+# The same in JAX, in the unconstrained coordinates, for NUTS.
+
+jax.config.update("jax_enable_x64", True)
+gap_, counts_, years_ = (jnp.asarray(a.numpy()) for a in (gap, counts, years))
+
+
+def log_density(u):
+    mean, log_amplitude, log_length, z = u[0], u[1], u[2], u[3:]
+    kernel = jnp.exp(-0.5 * gap_ / jnp.exp(2 * log_length)) + 1e-4 * jnp.eye(n_bins)
+    values = mean + jnp.exp(log_amplitude) * (jnp.linalg.cholesky(kernel) @ z)
+    prior = -0.5 * (z**2).sum() - 0.5 * (mean - 0.5) ** 2
+    # half-normal and log-normal, with the Jacobians of the logarithms
+    prior = prior - 0.5 * jnp.exp(2 * log_amplitude) + log_amplitude
+    prior = prior - 0.5 * ((log_length - 1.0) / 0.5) ** 2
+    return prior + (counts_ * values - years_ * jnp.exp(values)).sum()
+
+
+report("Poisson process", posterior, seconds, *nuts(log_density, posterior, 0.2, 12000))
 
 mean, error = posterior.expectation(
     lambda draws: log_intensity({k: torch.from_numpy(v) for k, v in draws.items()}).exp().numpy()
