@@ -223,6 +223,7 @@ def test_groups_are_the_rows_of_the_issue():
 def test_selection():
     assert list(select(["heat-8d", "quadratic"])) == ["quadratic", "heat"]
     assert len(select(["quadratic-10d"])["quadratic"].cases) == 1
+    assert len(select(["nine-gaussians-2d-*"])["nine-gaussians"].cases) == 5
     with pytest.raises(ValueError, match="no problem matches"):
         select(["rosenbrok"])
 

@@ -22,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="groups: " + ", ".join(GROUPS) + "; methods: " + ", ".join(METHODS),
     )
     p.add_argument("--quick", action="store_true", help="a few small problems, under a minute")
-    p.add_argument("--problems", nargs="+", metavar="NAME", help="groups or problems; default all")
+    p.add_argument("--problems", nargs="+", metavar="NAME",
+                   help="groups or problems: ou, heat-8d, 'nine-gaussians-2d-*'")  # fmt: skip
     p.add_argument("--methods", nargs="+", metavar="KEY", choices=list(METHODS),
                    help="competitors; default all that suit the problem")  # fmt: skip
     p.add_argument("--study", nargs="+", choices=[*STUDIES, "all"], default=[],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from .. import problems
 from .published import NINE_GAUSSIANS, ROSENBROCK_BEST
@@ -266,9 +267,20 @@ QUICK = {
 
 
 def select(patterns, quick: bool = False) -> dict[str, Group]:
-    """Groups, cut down to the cases whose group, problem or label is among ``patterns``.
+    """Groups, cut down to the cases that a pattern names.
 
-    None takes all. Raises ValueError where a pattern matches nothing.
+    Parameters
+    ----------
+    patterns : list of str or None
+        Names of groups or problems, with wildcards if need be: "ou", "heat-8d",
+        "nine-gaussians-2d-*". None takes all.
+    quick : bool
+        Of the quick groups.
+
+    Raises
+    ------
+    ValueError
+        Where a pattern matches nothing.
     """
     groups = QUICK if quick else GROUPS
     if not patterns:
@@ -277,7 +289,8 @@ def select(patterns, quick: bool = False) -> dict[str, Group]:
     for group in groups.values():
         cases = []
         for case in group.cases:
-            found = {group.name, case.name} & set(patterns)
+            names = group.name, case.name, case.load().name
+            found = {p for p in patterns if any(fnmatchcase(name, p) for name in names)}
             matched |= found
             if found:
                 cases.append(case)

@@ -194,12 +194,15 @@ class Method:
         (problem, times, bench) -> law, and seconds of work that was shared with another method.
     applies : callable
         Whether the method can do a problem.
+    has_budget : bool
+        Whether it stops by itself when a share of our wall time is spent; no limit applies then.
     """
 
     key: str
     title: str
     solve: Callable[[Problem, tuple[float, ...], Bench], tuple[Law, float]]
     applies: Callable[[Problem], bool] = lambda problem: True
+    has_budget: bool = False
 
 
 def _initial(problem: Problem):
@@ -237,8 +240,6 @@ def _nsf(share):
         from .nsf import train  # zuko is optional
 
         budget = share * bench.our_seconds
-        if bench.time_limit is not None:
-            budget = min(budget, 0.9 * bench.time_limit)
         law = train(
             bench.coarse(problem),
             times,
@@ -266,7 +267,7 @@ METHODS = {
         Method("grid", "finite volumes", _grid, lambda problem: problem.d <= 2),
         Method("kde", "Langevin + KDE", _kde),
         Method("gaussian", "Langevin + Gaussian moments", _gaussian),
-        Method("nsf", "Langevin + NSF(x | t), our time", _nsf(1)),
-        Method("nsf3", "Langevin + NSF(x | t), 3 x our time", _nsf(3)),
+        Method("nsf", "Langevin + NSF(x | t), our time", _nsf(1), has_budget=True),
+        Method("nsf3", "Langevin + NSF(x | t), 3 x our time", _nsf(3), has_budget=True),
     )
 }

@@ -132,7 +132,7 @@ def solve(group: Group, case: Case, problem: Problem, method: Method, bench: Ben
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            with time_limit(bench.time_limit):
+            with time_limit(None if method.has_budget else bench.time_limit):
                 law, earlier = method.solve(problem, times, bench)
             row.seconds = time.perf_counter() - start + earlier
             row.info.update(law.info)
