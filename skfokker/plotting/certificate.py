@@ -69,16 +69,21 @@ class CertificateDisplay:
         self.ax_.semilogy(self.times, self.bound, color=BLUE, label=f"certified ({percent})")
         self.ax_.semilogy(self.times, self.estimate, "--", color=GREEN, lw=1, label="its estimate")
         if self.errors is not None:
-            shown = self.errors > 0
+            known = self.errors > 0
+            t, size = self.error_times, np.abs(self.errors)
             self.ax_.semilogy(
-                self.error_times[shown], self.errors[shown], "o", color=VERMILLION, ms=5,
-                label="true error",
-            )  # fmt: skip
+                t[known], size[known], "o", color=VERMILLION, ms=5, label="true error"
+            )
+            if not known.all():  # an estimate below zero is as small as its own error
+                self.ax_.semilogy(
+                    t[~known], size[~known], "o", mfc="none", color=VERMILLION, ms=5,
+                    label="true error, below what can be resolved",
+                )  # fmt: skip
         top = self.bound.max()
         if top > 0:  # the first intervals may be orders below everything else
             lowest = max(self.bound[self.bound > 0].min(), 1e-4 * top)
-            if self.errors is not None and (self.errors > 0).any():
-                lowest = min(lowest, self.errors[self.errors > 0].min())
+            if self.errors is not None and self.errors.any():
+                lowest = min(lowest, np.abs(self.errors[self.errors != 0]).min())
             self.ax_.set_ylim(lowest / 3, top * 4)
         self.ax_.set(xlabel="time $t$", ylabel="KL(fit | exact), nats", xlim=(0, self.times[-1]))
         self.ax_.legend(frameon=False, fontsize="small")
