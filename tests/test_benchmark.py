@@ -23,7 +23,7 @@ from skfokker.benchmark import (
 )
 from skfokker.benchmark.__main__ import main
 from skfokker.benchmark.groups import select
-from skfokker.benchmark.measures import TITLES, measure
+from skfokker.benchmark.measures import TITLES, _kl_from_samples, measure
 from skfokker.benchmark.methods import GaussianLaw, KernelLaw
 from skfokker.benchmark.published import PUBLISHED
 from skfokker.benchmark.references import References
@@ -187,6 +187,17 @@ def test_products_by_quadrature_agree_with_samples():
     law.certificate = None
     grid = METHODS["grid"].solve(problem, (0.5,), small_bench())[0]
     assert measure(problem, grid, 0.5, References(100))["symkl"] < 1e-8
+
+
+def test_small_divergences_from_few_samples():
+    """Two Gaussians 0.01 apart: KL 5e-5, from 1000 samples to a few percent."""
+    x = np.random.default_rng(0).standard_normal(1000)
+    for shift in (0.01, 0.5):
+        log_ratio = 0.5 * ((x - shift) ** 2 - x**2)
+        value, spread = _kl_from_samples(log_ratio)
+        assert abs(value - shift**2 / 2) < 4 * spread
+    value, spread = _kl_from_samples(0.5 * ((x - 0.01) ** 2 - x**2))
+    assert spread < 0.1 * value
 
 
 def test_likelihood_and_stationary_law_of_a_mixture():
