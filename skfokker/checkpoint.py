@@ -120,7 +120,8 @@ class Checkpoint:
             model.n_features_in_,
             device,
         )
-        return Fit(flow, model.scheme_, march, model.history_[rows], model.initial_error_)
+        scheme = getattr(model, "scheme_", None)  # left out where it is code of the user's
+        return Fit(flow, scheme, march, model.history_[rows], model.initial_error_)
 
     def check(self, estimator: Any, potential: Any, t_final: Any) -> None:
         """Raise a ValueError where this is a checkpoint of another fit."""

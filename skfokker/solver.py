@@ -92,7 +92,7 @@ class Solver:
                 )
                 return kept
             kept = fit
-            effort = self._next_effort(kept, effort)
+            effort = None if fit.certificate is None else self._next_effort(fit, effort)
         return kept
 
     def _attempt(self, effort: Effort) -> Fit:
@@ -176,7 +176,13 @@ class Solver:
             )
         except (Exception, KeyboardInterrupt) as stop:
             # the march is what took the time: nothing that happens here may lose it
-            fit.stopped_by = fit.stopped_by or stop
+            if fit.stopped_by is None:
+                warnings.warn(
+                    f"The march is complete, but certificate_ is None: its computation ended in "
+                    f"{type(stop).__name__}: {stop}",
+                    UserWarning,
+                    stacklevel=5,
+                )
             return None
 
     def _next_effort(self, fit: Fit, effort: Effort) -> Effort | None:

@@ -421,6 +421,34 @@ def test_warm_start_goes_on():
     assert model.n_features_in_ == 2 and np.isfinite(model.score(X))
 
 
+def test_continuing_the_default_march_gives_what_one_long_fit_gives():
+    def well(x):
+        return (0.25 * x**4 - x**2).sum(1)
+
+    def make(**params):
+        return ParametricFokkerPlanck(n_features=1, random_state=0, tol=1e-3, **params)
+
+    whole = make().fit(well, 0.4)
+    parts = make(warm_start=True).fit(well, 0.15).fit(well, 0.4)
+    points = np.linspace(-2, 2, 9)[:, None]
+    for t in (0.1, 0.3, 0.4):
+        np.testing.assert_allclose(
+            parts.log_density(points, t), whole.log_density(points, t), atol=2e-3
+        )
+    assert parts.certificate_.kl() < 1e-3
+
+
+def test_hooks_to_posterior_and_plot():
+    model = estimator(scheme=RungeKutta(48), beta=0.5, initial=([MEAN, 0.0], VARIANCE))
+    posterior = model.fit(QUADRATIC, 2.0).posterior(2000)
+    assert posterior.reliable  # of exp(-V / beta), variance beta times that of exp(-V)
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    display = model.plot()
+    assert display.figure_ is not None
+    matplotlib.pyplot.close(display.figure_)
+
+
 def test_progress(capsys):
     estimator(verbose=2).fit(QUADRATIC)
     lines = capsys.readouterr().err.splitlines()

@@ -1,10 +1,12 @@
 """A fitted model on disk: the same bits, small files, versions, what cannot be pickled."""
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from stand_in import RungeKutta
 
 import skfokker
-from skfokker import ParametricFokkerPlanck, persistence
+from skfokker import ParametricFokkerPlanck, persistence, safe_format
 from skfokker.flows import AffineFlow, Composition, ElementwiseFlow
 from skfokker.potentials import Quadratic
 
@@ -227,3 +229,84 @@ def test_files_of_others_are_refused(tmp_path):
     safetensors.save_file({"x": np.zeros(2)}, path, metadata=newer)
     with pytest.raises(ValueError, match="skfokker 9.0 in format 99.*upgrade"):
         ParametricFokkerPlanck.load(path)
+
+
+# -------------------------------------------------------------------- other ways
+
+
+@pytest.mark.parametrize("version", range(1, persistence.STATE_VERSION + 1))
+def test_files_of_every_released_state_version(version):
+    """Written by ``tests/data/make_state_<version>.py``."""
+    folder = Path(__file__).parent / "data"
+    model = joblib.load(folder / f"state_{version}.joblib")
+    expected = np.load(folder / f"state_{version}.npz")
+    np.testing.assert_allclose(model.sample(4, 0.2), expected["samples"], rtol=1e-12)
+    log_density = model.log_density([[0.0, 0.0], [1.0, -1.0]], 0.3)
+    np.testing.assert_allclose(log_density, expected["log_density"], rtol=1e-12)
+    assert model.certificate_.kl() < 1e-3
+
+
+def test_skops_keeps_every_bit():
+    skops = pytest.importorskip("skops.io")
+    model = ParametricFokkerPlanck(random_state=0).fit(Quadratic([1.0, 0.0]), 0.1)
+    data = skops.dumps(model)
+    types = skops.get_untrusted_types(data=data)
+    assert all(name.startswith("skfokker.") for name in types)
+    loaded = skops.loads(data, trusted=types)
+    np.testing.assert_array_equal(loaded.sample(5, 0.03), model.sample(5, 0.03))
+    assert loaded.certificate_.kl() == model.certificate_.kl() and str(loaded) == str(model)
+
+
+def hostile_files():
+    """Metadata that a file of this package would never have, by what is changed."""
+    flow = {"component": "ElementwiseFlow", "params": {"n_intervals": 10**9}}
+    yield "params", {"beta": -1.0}
+    yield "params", {"nonsense": 1}
+    yield "params", {"flow": {"component": "os.system", "params": {"command": "true"}}}
+    yield "params", {"flow": {"component": "Quadratic", "params": {"mean": 0.0}}}
+    yield "params", {"initial": {"array": [[0]], "dtype": "V1000000000"}}
+    yield "params", {"initial": {"array": [[0]], "dtype": "object"}}
+    yield "params", []
+    yield "fitted", {"flow_": flow}
+    yield "fitted", {"n_features_in_": 10**12}
+    yield "fitted", {"n_features_in_": "2"}
+    yield "fitted", {"t_final_": float("nan")}
+    yield "fitted", {"history_": []}
+    yield "fitted", {"sample": "code"}
+    yield "fitted", {"potential_": {"component": "AffineFlow", "params": {}}}
+    yield "fitted", {"interrupted_": "DEEP"}
+
+
+@pytest.mark.parametrize(("part", "change"), list(hostile_files()))
+def test_hostile_files_are_refused(tmp_path, part, change):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    arrays = {
+        name: np.zeros((2, AffineFlow().n_parameters(2))) for name in ("thetas_", "velocities_")
+    }
+    arrays["times_"] = np.array([0.0, 1.0])
+    affine = {"component": "AffineFlow", "params": {"diagonal": False}}
+    fitted = {"n_features_in_": 2, "t_final_": 1.0, "initial_error_": 0.0, "interrupted_": False}
+    content = {"params": {}, "fitted": fitted | {"history_": 2 * [{"dict": {}}], "flow_": affine}}
+
+    def write(path):
+        text = json.dumps(content).replace('"DEEP"', 10_000 * "[" + 10_000 * "]")
+        metadata = {"format": "skfokker", "format_version": "1", "skfokker_version": "1"}
+        metadata |= {"content": text, "digest": safe_format._digest(text, arrays)}
+        safetensors.save_file(arrays, path, metadata=metadata)
+
+    write(tmp_path / "good")
+    assert ParametricFokkerPlanck.load(tmp_path / "good").sample(3).shape == (3, 2)
+    content[part] = content[part] | change if isinstance(change, dict) else change
+    write(tmp_path / "bad")
+    with pytest.raises(ValueError, match="bad is damaged, or was not written by skfokker"):
+        ParametricFokkerPlanck.load(tmp_path / "bad")
+
+
+def test_random_bytes_are_refused(tmp_path):
+    pytest.importorskip("safetensors")
+    rng, path = np.random.default_rng(0), tmp_path / "noise"
+    for k in range(200):
+        data = rng.bytes(int(rng.integers(0, 400)))
+        path.write_bytes((len(data) // 2).to_bytes(8, "little") + data if k % 2 else data)
+        with pytest.raises(ValueError, match="noise is damaged"):
+            ParametricFokkerPlanck.load(path)
