@@ -289,6 +289,13 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         state = self.random_state if random_state is None else random_state
         return Posterior(potential, law, n_draws, random_state=state)
 
+    def to_torch(self, t: float | None = None):
+        """The map from N(0, I) to the law at time t, a torch module with a ``state_dict``."""
+        from .module import FlowModule
+
+        law = self.at(t)
+        return FlowModule(law.flow, law.theta, self.n_features_in_)
+
     def plot(self, times=None, **options):
         """One picture of the fit; see :func:`skfokker.plotting.overview`. Needs matplotlib."""
         from .plotting import overview

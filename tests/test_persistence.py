@@ -257,6 +257,16 @@ def test_skops_keeps_every_bit():
     assert loaded.certificate_.kl() == model.certificate_.kl() and str(loaded) == str(model)
 
 
+def test_the_map_as_a_torch_module(fitted, tmp_path):
+    module, other = fitted.to_torch(0.13), fitted.to_torch(0.0)
+    torch.save(module.state_dict(), tmp_path / "module.pt")
+    other.load_state_dict(torch.load(tmp_path / "module.pt", weights_only=True))
+    x = torch.tensor(X)
+    np.testing.assert_array_equal(other.inverse(x)[0], fitted.transform(X, 0.13))
+    np.testing.assert_array_equal(other(x)[0], fitted.inverse_transform(X, 0.13))
+    np.testing.assert_array_equal(other.law().log_prob(x), fitted.log_density(X, 0.13))
+
+
 def hostile_files():
     """Metadata that a file of this package would never have, by what is changed."""
     flow = {"component": "ElementwiseFlow", "params": {"n_intervals": 10**9}}
