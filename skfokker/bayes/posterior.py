@@ -283,7 +283,7 @@ class Posterior:
         return [
             (self.laplace.modes[j], float(share[j]), float(held[j]))
             for j in range(len(share))
-            if share[j] >= least and held[j] < 0.2 * share[j]
+            if self.laplace.positive_definite[j] and share[j] >= least and held[j] < 0.2 * share[j]
         ]
 
     def report(self) -> str:

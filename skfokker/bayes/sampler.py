@@ -275,7 +275,11 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
         return mean.numpy(), root.numpy()
 
     def _several_modes(self) -> bool:
-        return self.laplace_ is not None and int((self.laplace_.shares > 0.01).sum()) > 1
+        """Whether more than one true mode counts: a centre of indefinite curvature is none."""
+        if self.laplace_ is None:
+            return False
+        counts = (self.laplace_.shares > 0.01) & self.laplace_.positive_definite
+        return int(counts.sum()) > 1
 
     def _initial(self) -> Any:
         """The start in working coordinates: N(0, I), or draws over the modes where several count.
