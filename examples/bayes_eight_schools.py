@@ -3,8 +3,8 @@ Eight schools, non-centred and centred
 ======================================
 
 The centred form is a funnel: as the scale of the hierarchy goes to zero its log density has no
-upper bound, so there is no mode to start from. Both forms have the same evidence. Compared with NUTS
-(BlackJAX) on the non-centred form: 10000 steps of emcee are 0.05 sd away from it.
+upper bound, so there is no mode to start from. Both forms have the same evidence. Compared with
+NUTS (BlackJAX) on the non-centred form: 10000 steps of emcee are 0.05 sd away from it.
 """
 
 import time
