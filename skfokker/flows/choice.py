@@ -19,7 +19,7 @@ def choose_flow(
     - V a sum over coordinates: one monotone spline a coordinate, parametrised on the side of
       the data, behind a diagonal affine map;
     - otherwise: triangular maps in both orders between splines, all on the side of the data,
-      before an affine map.
+      before an affine map; in up to four dimensions with more of them in reserve.
 
     Parameters
     ----------
@@ -42,13 +42,16 @@ def choose_flow(
                 AffineFlow(diagonal=True),
             ]
         )
-    n_hidden = capacity * max(32, 3 * len(structure.interacts))
-    return Composition(
-        [
-            Inverse(ElementwiseFlow(n_intervals=16 * capacity)),
-            Inverse(TriangularFlow(n_hidden)),
-            Inverse(TriangularFlow(n_hidden, reverse=True)),
-            Inverse(ElementwiseFlow(n_intervals=16 * capacity)),
-            AffineFlow(),
-        ]
-    )
+    d = len(structure.interacts)
+    n_hidden = capacity * max(24, 3 * d)
+    n_reserve = 3 if d <= 4 else 0
+    layers = [
+        Inverse(ElementwiseFlow(n_intervals=16 * capacity)),
+        Inverse(TriangularFlow(n_hidden)),
+        Inverse(TriangularFlow(n_hidden, reverse=True)),
+        Inverse(ElementwiseFlow(n_intervals=16 * capacity)),
+    ]
+    for _ in range(n_reserve):
+        for reverse in (False, True):
+            layers.append(Inverse(TriangularFlow(16 * capacity, reverse, reserve=True)))
+    return Composition([*layers, AffineFlow()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 
@@ -44,11 +45,11 @@ class LeastSquaresNested(Scheme):
     ----------
     tolerance : float or None, default=None
         Local error of a step allowed, root mean square over samples, relative to the spread of
-        the samples. None takes 1e-5, and 1e-3 with conjugate gradients, whose own error cannot
-        be told from that of the step below that.
+        the samples. None takes 1e-5, and 1e-3 with conjugate gradients, whose own error hides
+        smaller ones.
     n_samples : int or None, default=None
         Points of the expectation. None takes 16 a parameter of a coordinate (separable case),
-        else enough for about 12 equations an unknown, from 512 to 8192.
+        else enough for 6 to 12 equations an unknown, from 512 to 8192.
     damping : float or None, default=None
         Added to the diagonal of the metric, relative to its mean. None takes 1e-8, and 1e-4
         with conjugate gradients.
@@ -110,7 +111,7 @@ class LeastSquaresNested(Scheme):
         problem = march.problem(family.active())
         now = march.evaluate(train_dormant(march.flow, problem, self.feature_iterations))
         control = StepControl(march.integrators, min(largest, 1e-3 * span), largest)
-        t, grown, rejected = t_start, t_start, 0
+        t, grown, rejected, crawling = t_start, t_start, 0, 0
         for _ in range(self.max_steps):
             record = march.record(now, rejected)
             yield Step(t, family.embed(now.theta), family.embed_velocity(now.xi), record)
@@ -126,8 +127,7 @@ class LeastSquaresNested(Scheme):
                 record = march.record(now, 0)
                 yield Step(t, family.embed(now.theta), family.embed_velocity(now.xi), record)
             rho = march.spectral_radius(now)
-            tolerance = self.tolerance or (1e-3 if march.inexact else 1e-5)
-            allowed = tolerance * max(now.problem.spread(), 1e-12)
+            allowed = march.tolerance * max(now.problem.spread(), 1e-12)
             for attempt in range(40):
                 integrator, h = control.propose(rho)
                 remaining = t_end - t
@@ -145,6 +145,13 @@ class LeastSquaresNested(Scheme):
                     f"the step size fell to {h:.1e} at t = {t:.6g}: the free energy may have "
                     "no minimum, or the map has degenerated. Try a larger damping, more "
                     "n_samples, or another flow."
+                )
+            crawling = crawling + 1 if h < 1e-6 * span else 0
+            if crawling > 50:
+                raise MarchError(
+                    f"the march came to a standstill at t = {t:.6g}, with steps of {h:.1e}: the "
+                    "potential may be unbounded below, or its gradient grow too fast for the "
+                    "tails of the initial law. Try a potential that grows, or a narrower start."
                 )
             t = t_end if h == remaining else t + h
             now = after
@@ -202,21 +209,23 @@ class _March:
             x, weights = normal_grid(self.n, d)
             self.points = x.to(theta), weights.to(theta)
         else:
-            # equations (n d) to unknowns: 12, or 4 where each row is a problem of its own
-            unknowns = 4 * (d + 1) if isinstance(flow, AffineFlow) else 12 * m / d
+            # equations (n d) to unknowns: 6 to 12, or 4 where each row is a problem of its own
+            unknowns = 4 * (d + 1) if isinstance(flow, AffineFlow) else 6 * m / d
             enough = 2 ** math.ceil(math.log2(max(512, unknowns)))
             self.n = scheme.n_samples or min(8192, enough)
             self._draw()
-        damping = 1e-8 if scheme.damping is None else scheme.damping
+        direct = scheme.solver == "direct" or (scheme.solver == "auto" and m <= 600)
         if flow.separable:
-            self.solver = CoordinateSolver(flow, d, damping)
+            solver, self.tolerance, damping = CoordinateSolver, 1e-5, 1e-8
         elif isinstance(flow, AffineFlow):
-            self.solver = AffineSolver(flow, d, damping)
-        elif scheme.solver == "direct" or (scheme.solver == "auto" and m <= 600):
-            self.solver = DirectSolver(flow, d, damping)
+            solver, self.tolerance, damping = AffineSolver, 1e-5, 1e-8
+        elif direct:
+            solver, self.tolerance, damping = DirectSolver, 1e-5, 1e-8
         else:
-            damping = 1e-4 if scheme.damping is None else scheme.damping
-            self.solver = ConjugateGradientSolver(flow, d, damping, scheme.cg_tolerance)
+            solver = partial(ConjugateGradientSolver, tolerance=scheme.cg_tolerance)
+            self.tolerance, damping = 1e-3, 1e-4
+        self.tolerance = scheme.tolerance or self.tolerance
+        self.solver = solver(flow, d, damping if scheme.damping is None else scheme.damping)
         self.inexact = isinstance(self.solver, ConjugateGradientSolver)
         if self.inexact:  # the stiffness cannot be seen through the error of the linear solves
             self.integrators = [bogacki_shampine()]
@@ -243,10 +252,15 @@ class _March:
         """The same theta on new points; a quadrature stays what it is.
 
         With conjugate gradients the points stay as long as the preconditioner does, at most
-        ``keep`` steps.
+        ``keep`` steps. They also stay where the family holds the velocity: no points could
+        give another answer, and among redundant parameters new ones would only pick another
+        solution.
         """
         self.age += 1
         if self.quadrature or (self.inexact and self.age < self.keep and not self.solver.stale):
+            return now
+        problem = now.problem
+        if problem.mean_square(now.residual) < 1e-3 * problem.mean_square(problem.g):
             return now
         self._draw()
         self.age = 0
