@@ -35,6 +35,7 @@ for axis, beta in zip(axes, betas, strict=True):
         ax=axis,
     )  # fmt: skip
     axis.set_title(rf"$\beta$ = {beta:g}")
+    axis.get_legend().set_visible(beta == 0.1)
 
 # %%
 # Two coordinates at t = 1.8.
