@@ -62,7 +62,7 @@ def plane(fit, t: float, pair: tuple[int, int], x: np.ndarray, y: np.ndarray) ->
         return np.outer(density(j, y), density(i, x))
     if fit.n_features_in_ == 2:
         return conditional(fit, t, pair, x, y, np.zeros(2))
-    return smooth(points_of(fit, t)[:, [i, j]], x, y)
+    return smooth(points_of(fit, t)[:, [i, j]], x, y, width=0.8)
 
 
 def _separable(fit, t: float):
