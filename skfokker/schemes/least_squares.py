@@ -60,7 +60,9 @@ class LeastSquaresNested(Scheme):
         Relative residual at which conjugate gradients stop, in the preconditioned norm.
         Stopping at 1e-2 costs a factor of seven in the residual of (28).
     max_step : float or None, default=None
-        Largest step; None allows t_end - t_start over 20, and over 50 with conjugate gradients.
+        Largest step; None allows t_end - t_start over 20, over 50 with conjugate gradients, and
+        over 100 for affine maps, where steps are cheap and the interpolation between them is all
+        of the error.
     max_stages : int, default=40
         Largest number of Chebyshev stages of a step.
     feature_iterations : int, default=60
@@ -107,25 +109,24 @@ class LeastSquaresNested(Scheme):
         family = Growing(flow, theta, equation.d)
         march = _March(self, equation, family.awake, family.active(), generator)
         span = t_end - t_start
-        largest = self.max_step or span / (50 if march.inexact else 20)
+        largest = self.max_step or span / march.fewest_steps
         problem = march.problem(family.active())
         now = march.evaluate(train_dormant(march.flow, problem, self.feature_iterations))
         control = StepControl(march.integrators, min(largest, 1e-3 * span), largest)
         t, grown, rejected, crawling = t_start, t_start, 0, 0
         for _ in range(self.max_steps):
-            record = march.record(now, rejected)
-            yield Step(t, family.embed(now.theta), family.embed_velocity(now.xi), record)
+            yield self._stored(t, now, family, march, rejected)
             if t >= t_end:
                 return
             equation.potential.time = t
-            now = march.resample(now)
+            before, now = now, march.resample(now)
             if family.asleep and t - grown >= span / 20 and self._asks_for_more(now, equation):
                 grown = t
                 march, now = self._grow(family, march, now)
                 control.replace(march.integrators)
+            if now is not before:
                 # a second point at the same time: theta is continuous, theta' is not
-                record = march.record(now, 0)
-                yield Step(t, family.embed(now.theta), family.embed_velocity(now.xi), record)
+                yield self._stored(t, now, family, march, 0)
             rho = march.spectral_radius(now)
             allowed = march.tolerance * max(now.problem.spread(), 1e-12)
             for attempt in range(40):
@@ -159,6 +160,11 @@ class LeastSquaresNested(Scheme):
             f"max_steps={self.max_steps} steps were made and t = {t:.6g} of {t_end:.6g} reached; "
             "try a larger max_steps or tolerance."
         )
+
+    @staticmethod
+    def _stored(t: float, now: _State, family: Growing, march: _March, rejected: int) -> Step:
+        record = march.record(now, rejected)
+        return Step(t, family.embed(now.theta), family.embed_velocity(now.xi), record)
 
     def _asks_for_more(self, now: _State, equation) -> bool:
         """Whether the residual certifies errors faster than ``growth_rate`` nats a unit of time."""
@@ -227,6 +233,7 @@ class _March:
         self.tolerance = scheme.tolerance or self.tolerance
         self.solver = solver(flow, d, damping if scheme.damping is None else scheme.damping)
         self.inexact = isinstance(self.solver, ConjugateGradientSolver)
+        self.fewest_steps = 100 if isinstance(flow, AffineFlow) else 50 if self.inexact else 20
         if self.inexact:  # the stiffness cannot be seen through the error of the linear solves
             self.integrators = [bogacki_shampine()]
         else:
