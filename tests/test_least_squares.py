@@ -56,9 +56,11 @@ def test_solvers_agree(flow):
     theta = theta + 0.1 * torch.sin(torch.arange(len(theta), dtype=torch.float64))
     x = sobol_normal(512, d, seed=1)
     problem = InnerProblem(equation, composition, theta, x, torch.full((512,), 1 / 512).to(x))
-    direct = DirectSolver(composition, d, 1e-9).solve(problem)
-    iterative = ConjugateGradientSolver(composition, d, 1e-9, tolerance=1e-9).solve(problem)
-    torch.testing.assert_close(iterative.residual, direct.residual, rtol=0, atol=1e-2)
+    direct = DirectSolver(composition, d, 1e-6).solve(problem)
+    # the factor of all points, so that both damp by the same amount
+    solver = ConjugateGradientSolver(composition, d, 1e-6, tolerance=1e-9, oversampling=1e3)
+    iterative = solver.solve(problem)
+    torch.testing.assert_close(iterative.residual, direct.residual, rtol=0, atol=1e-4)
     assert 0 < iterative.iterations < 200
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from ..equation import log_normal
 from ..flows.affine import AffineFlow
 from ..potentials import PotentialError
 from .base import Scheme, Step
@@ -319,8 +320,8 @@ class _March:
     def record(self, now: _State, rejected: int) -> dict:
         problem = now.problem
         value = self.equation.potential(problem.linearization.y)
-        from_p = -0.5 * problem.x.square().sum(1) - 0.5 * self.d * math.log(2 * math.pi)
-        entropy_part = self.equation.beta * (from_p - problem.linearization.log_det)
+        log_rho = log_normal(problem.x) - problem.linearization.log_det
+        entropy_part = self.equation.beta * log_rho
         evaluations, self.evaluations = self.evaluations, 0
         return {
             "free_energy": float((value + entropy_part) @ problem.weights),
