@@ -126,6 +126,31 @@ def test_linearization(flow, d, by_hand):
             close(lin.coordinate_slope()[:, i], by_x[:, i, i])
 
 
+@pytest.mark.parametrize(
+    "flow",
+    [
+        ElementwiseFlow(12),
+        FLOWS["separable"],
+        Composition(
+            [AffineFlow(diagonal=True), ElementwiseFlow(12), Inverse(ElementwiseFlow(8))]
+            + [AffineFlow(diagonal=True)]
+        ),
+    ],
+)
+def test_coordinate_moments_are_products_of_the_jacobian(flow, d):
+    theta, x = random_state(flow, d)
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.rand(x.shape, dtype=torch.float64, generator=generator)
+    columns = torch.randn(*x.shape, 3, dtype=torch.float64, generator=generator)
+    lin = flow.linearize(theta, x)
+    by_theta = lin.coordinate_jacobian()
+    gram, right = lin.coordinate_moments(weights, columns)
+    expected = torch.einsum("ndp,nd,ndq->dpq", by_theta, weights, by_theta)
+    torch.testing.assert_close(gram, expected, rtol=1e-10, atol=1e-10 * float(expected.max()))
+    expected = torch.einsum("ndp,nd,nde->dpe", by_theta, weights, columns)
+    torch.testing.assert_close(right, expected, rtol=1e-10, atol=1e-10 * float(expected.max()))
+
+
 def test_tails_stay_onto(d):
     flow = ElementwiseFlow(n_intervals=12)
     theta, x = random_state(flow, d, scale=2.0)

@@ -119,6 +119,16 @@ class Linearization:
         """dT_i/dx_i (n, d); separable maps only."""
         raise NotImplementedError
 
+    def coordinate_moments(self, weights: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over points of J_i^T J_i (d, p, p) and J_i^T columns_i (d, p, e), weighted.
+
+        J_i is row i of :meth:`coordinate_jacobian`; weights (n, d), columns (n, d, e). Maps of
+        many parameters a coordinate may know a shorter way than through that array.
+        """
+        by_theta = self.coordinate_jacobian().transpose(0, 1)  # (d, n, p)
+        weighted = (by_theta * weights.T[:, :, None]).mT
+        return weighted @ by_theta, weighted @ columns.transpose(0, 1)
+
 
 class AutogradLinearization(Linearization):
     """The same by automatic differentiation, for flows that only have forward and inverse."""

@@ -152,3 +152,31 @@ class _CompositionLinearization(Linearization):
         for layer in self.layers:
             slope = slope * layer.coordinate_slope()
         return slope
+
+    def coordinate_moments(self, weights, columns):
+        # the layer of most parameters in its own way, the others as columns beside it
+        layers, slope, slopes = self.layers, torch.ones_like(weights), []
+        for layer in reversed(layers):
+            slopes.insert(0, slope)
+            slope = slope * layer.coordinate_slope()
+        largest = max(range(len(layers)), key=lambda i: self.sizes[i])
+        others = [i for i in range(len(layers)) if i != largest]
+        parts = [slopes[i][..., None] * layers[i].coordinate_jacobian() for i in others]
+        beside = torch.cat([*parts, columns], 2)
+        slope, e = slopes[largest], columns.shape[2]
+        own, cross = layers[largest].coordinate_moments(
+            weights * slope.square(), beside / slope[..., None]
+        )
+        q, weighted = beside.shape[2] - e, beside * weights[..., None]
+        rest = weighted[..., :q].permute(1, 2, 0) @ beside.transpose(0, 1)
+        across, right = cross[:, :, :q], torch.cat([cross[:, :, q:], rest[:, :, q:]], 1)
+        gram = torch.cat(
+            [torch.cat([own, across], 2), torch.cat([across.mT, rest[:, :, :q]], 2)], 1
+        )
+        # back in the order of the layers
+        before = sum(parts[k].shape[2] for k, i in enumerate(others) if i < largest)
+        p = own.shape[1]
+        order = torch.cat(
+            [p + torch.arange(before), torch.arange(p), p + torch.arange(before, q)]
+        ).to(gram.device)
+        return gram[:, order][:, :, order], right[:, order]

@@ -93,8 +93,12 @@ class _InverseLinearization(Linearization):
     """From S(y; theta) = x: dT/dx = (dS/dy)^{-1} and dT/dtheta = -(dS/dy)^{-1} dS/dtheta."""
 
     def __init__(self, flow, theta, x):
-        self.y, self.log_det = flow.forward(theta, x)
-        self.back = flow.back.linearize(theta, self.y)
+        if hasattr(flow.back, "linearize_inverse"):
+            self.y, self.back = flow.back.linearize_inverse(theta, x)
+        else:
+            self.y, _ = flow.forward(theta, x)
+            self.back = flow.back.linearize(theta, self.y)
+        self.log_det = -self.back.log_det
 
     def grad_log_det(self):
         return -self.back.solve_transposed(self.back.grad_log_det())
@@ -131,3 +135,8 @@ class _InverseLinearization(Linearization):
 
     def coordinate_slope(self):
         return 1 / self.back.coordinate_slope()
+
+    def coordinate_moments(self, weights, columns):
+        slope = self.back.coordinate_slope()
+        own, cross = self.back.coordinate_moments(weights / slope**2, -slope[..., None] * columns)
+        return own, cross
