@@ -18,6 +18,7 @@ from sklearn.base import clone
 from . import safe_format
 from .fit import Fit
 from .flows.base import Flow
+from .flows.frame import split_frame
 from .schemes.base import Step
 from .tolerance import Effort
 from .trajectory import Trajectory
@@ -111,7 +112,7 @@ class Checkpoint:
         if not self.n_before:
             return None
         model, rows = self.model, slice(self.n_before + 1)
-        flow = model.flow_ if flow is None else clone(flow)
+        flow = split_frame(model.flow_)[0] if flow is None else clone(flow)
         march = Trajectory(
             model.times_[rows],
             model.thetas_[rows],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -17,14 +19,16 @@ from .densities import DensityPotential
 from .equation import FokkerPlanck
 from .fit import Fit
 from .flows import Flow
-from .initial import Gaussian, initial_moments
+from .flows.frame import Frame, framed, split_frame
+from .initial import Gaussian
 from .law import LawMixin
 from .persistence import PersistentMixin
 from .potential_input import read_potential
 from .potentials import CheckedPotential
+from .rest import EQUILIBRIUM, relaxation_time, solve_to_rest
 from .schemes.base import Scheme
 from .solver import Solver
-from .structure import probe
+from .start import LAPLACE, Start
 from .trajectory import Trajectory
 from .validation import SuggestingMixin, as_horizon, resolve_device
 
@@ -45,11 +49,22 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         March of the parameters through time. None is ``LeastSquaresNested()``.
     beta : float, default=1.0
         Diffusion coefficient, positive.
-    initial : None, (mean, covariance), Gaussian, Distribution or array-like (n, d)
+    initial : None, (mean, covariance), Gaussian, Distribution, array-like (n, d) or "laplace"
         The start :math:`\rho_0`. None is N(0, I). Gaussians (torch's included) are met exactly;
-        any other distribution, or draws from one, is fitted by maximum likelihood.
-    t_final : float, default=1.0
-        Horizon, unless ``fit`` is told another one.
+        any other distribution, or draws from one, is fitted by maximum likelihood. "laplace" is
+        a Gaussian over the modes of :math:`e^{-V / \beta}`, wherever they are and however wide
+        (:func:`skfokker.bayes.laplace`): the start for a march whose end alone matters.
+    t_final : float or "equilibrium", default=1.0
+        Horizon, unless ``fit`` is told another one. "equilibrium" marches until the free energy
+        has stopped falling: first to the relaxation time of the start (its largest variance over
+        beta), then on to twice the time reached, until over the last half of the march the free
+        energy fell by less than ``tol * beta``; after six doublings it gives up with a
+        ``ConvergenceWarning``. A march that waits at a barrier counts as at rest. With
+        ``initial="laplace"`` it is made in coordinates in which the start is N(0, I), so that
+        scales from 0.001 to 15 do not matter: that is the diffusion preconditioned by the
+        covariance C of the start, :math:`\partial_t \rho = \nabla \cdot (\rho C \nabla V) +
+        \beta \nabla \cdot (C \nabla \rho)`, with the same equilibrium. Only its end is that of
+        the equation above, and a relaxation takes times of order 1.
     n_features : int, optional
         Dimension d, for potentials that do not say it in an attribute ``n_features_in_``.
     from_samples : estimator, optional
@@ -133,8 +148,16 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         "flow": [Flow, None],
         "scheme": [Scheme, None],
         "beta": [Interval(Real, 0, None, closed="neither")],
-        "initial": [None, tuple, Gaussian, Distribution, Tensor, "array-like"],
-        "t_final": [Interval(Real, 0, None, closed="neither")],
+        "initial": [
+            None,
+            StrOptions({LAPLACE}),
+            tuple,
+            Gaussian,
+            Distribution,
+            Tensor,
+            "array-like",
+        ],
+        "t_final": [Interval(Real, 0, None, closed="neither"), StrOptions({EQUILIBRIUM})],
         "n_features": [Interval(Integral, 1, None, closed="left"), None],
         "from_samples": [HasMethods(["fit"]), None],
         "tol": [Interval(Real, 0, None, closed="neither")],
@@ -151,7 +174,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         *,
         beta: float = 1.0,
         initial: Any = None,
-        t_final: float = 1.0,
+        t_final: float | str = 1.0,
         n_features: int | None = None,
         from_samples: Any = None,
         tol: float = 1e-2,
@@ -194,7 +217,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
             V = -beta log of the density that ``from_samples`` fits to them.
         y : float or ignored
             A real number is the horizon, as ``t_final``. Anything else is ignored.
-        t_final : float, optional
+        t_final : float or "equilibrium", optional
             Horizon, the parameter ``t_final`` where not given.
         sample_weight : array-like (n,), optional
             Weights of draws, for ``from_samples``.
@@ -227,6 +250,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         """
         self._validate_params()
         horizon = as_horizon(y, t_final, self.t_final)
+        to_rest = horizon == EQUILIBRIUM
         device = resolve_device(self.device)
         continued = self._last_fit() if self.warm_start and self._is_fitted() else None
         resumed = find_checkpoint(type(self), resume, checkpoint)
@@ -235,36 +259,54 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         )
         if resumed is not None:
             given = horizon if t_final is not None or horizon != self.t_final else None
+            given = None if to_rest else given
             resumed.check(self, potential, given)
             horizon, continued = resumed.horizon, resumed.continued(self.flow, device)
             checkpoint = resumed.path if checkpoint is None else checkpoint
             checkpoint_interval = resumed.interval
-        elif continued is not None and _nothing_left(continued.trajectory, horizon):
+        elif continued is not None and not to_rest and _nothing_left(continued.trajectory, horizon):
             return self
-        d = potential.n_features_in_
-        structure = probe(potential, *initial_moments(self.initial, d, device))
+        before = self if continued is not None else resumed.model if resumed is not None else None
+        start = Start.of(
+            self.initial,
+            potential,
+            self.beta,
+            self.random_state,
+            device,
+            precondition=to_rest and before is None,
+            frame=None if before is None else split_frame(getattr(before, "flow_", None))[1],
+        )
         checkpoints = None
         if checkpoint is not None:
-            checkpoints = Checkpoints(checkpoint, checkpoint_interval, self._snapshot, potential)
+            snapshot = partial(self._snapshot, start.frame)
+            checkpoints = Checkpoints(checkpoint, checkpoint_interval, snapshot, potential)
         self.potential_ = potential
         self.__dict__.pop("density_", None)
         if density is not None:
             self.density_ = density
         solver = Solver(
-            FokkerPlanck(CheckedPotential(potential), float(self.beta), d, structure.separable),
-            structure,
-            getattr(potential, "convexity", structure.convexity),
+            FokkerPlanck(
+                CheckedPotential(start.potential),
+                float(self.beta),
+                potential.n_features_in_,
+                start.structure.separable,
+            ),
+            start.structure,
+            getattr(start.potential, "convexity", start.structure.convexity),
             horizon,
             device,
-            **{name: getattr(self, name) for name in Solver.SETTINGS},
+            **{name: getattr(self, name) for name in Solver.SETTINGS} | {"initial": start.initial},
             continued=continued,
             checkpoints=checkpoints,
             resumed=resumed,
         )
-        fit = solver.solve()
-        self._store(fit)
+        if to_rest:
+            fit = solve_to_rest(solver, relaxation_time(start.scale, self.beta))
+        else:
+            fit = solver.solve()
+        self._store(fit, start.frame)
         if fit.stopped_by is not None:
-            self._stop(fit.stopped_by, horizon)
+            self._stop(fit.stopped_by, solver.horizon)
         return self
 
     def posterior(self, n_draws: int = 4000, *, random_state=None):
@@ -310,21 +352,23 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
     def _is_fitted(self) -> bool:
         return self.__sklearn_is_fitted__()
 
-    def _store(self, fit: Fit) -> None:
+    def _store(self, fit: Fit, frame: Frame | None) -> None:
         march = fit.trajectory
-        self.flow_, self.scheme_ = fit.flow, fit.scheme
+        self.flow_, self.scheme_ = framed(fit.flow, frame), fit.scheme
         self.times_, self.thetas_, self.velocities_ = march.times, march.thetas, march.velocities
         self.t_final_, self.history_ = float(march.times[-1]), fit.history
         self.initial_error_, self.certificate_ = fit.initial_error, fit.certificate
         self.interrupted_ = fit.stopped_by is not None
 
     def _last_fit(self) -> Fit:
-        return Fit(self.flow_, self.scheme_, self._trajectory(), self.history_, self.initial_error_)
+        flow = split_frame(self.flow_)[0]
+        march = replace(self._trajectory(), flow=flow)
+        return Fit(flow, self.scheme_, march, self.history_, self.initial_error_)
 
-    def _snapshot(self, fit: Fit) -> ParametricFokkerPlanck:
+    def _snapshot(self, frame: Frame | None, fit: Fit) -> ParametricFokkerPlanck:
         """A model fitted so far, which is what a checkpoint holds."""
         model = copy.copy(self)
-        model._store(fit)
+        model._store(fit, frame)
         model.interrupted_ = True
         return model
 

@@ -98,19 +98,24 @@ def as_times(t: Any, t_final: float, n: int | None = None) -> float | np.ndarray
     return times if times.ndim else float(times)
 
 
-def as_horizon(y: Any, t_final: Any, default: float) -> float:
-    """t_final of a fit: the keyword, a real scalar in the place of y, or the parameter."""
-    scalar = isinstance(y, Real) or (isinstance(y, np.ndarray | Tensor) and y.ndim == 0)
+def as_horizon(y: Any, t_final: Any, default: float | str) -> float | str:
+    """t_final of a fit: the keyword, a real scalar in the place of y, or the parameter.
+
+    A time, or "equilibrium".
+    """
+    scalar = isinstance(y, Real | str) or (isinstance(y, np.ndarray | Tensor) and y.ndim == 0)
     if scalar and t_final is not None:
         raise TypeError(
             f"t_final was given twice: {y!r} as the second argument and t_final={t_final!r}; give "
             "one of them."
         )
     given = y if scalar else default if t_final is None else t_final
+    if isinstance(given, str) and given == "equilibrium":
+        return given
     try:
         horizon = float(given)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"t_final must be a number, got {given!r}.") from error
+        raise TypeError(f"t_final must be a number or 'equilibrium', got {given!r}.") from error
     if not (math.isfinite(horizon) and horizon > 0):
         raise ValueError(f"t_final must be a positive finite time, got {given!r}; try t_final=1.0.")
     return horizon

@@ -15,7 +15,6 @@ from skfokker.bayes import (
     as_log_density,
     jax_log_density,
     laplace_start,
-    march_to_equilibrium,
     mcmc_start,
     posterior_of,
     sample_posterior,
@@ -195,22 +194,6 @@ def test_a_half_space_is_a_wall_and_no_crash():
     mass = float(torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(1.5)))
     expected = np.log(2 * np.pi * mass)
     assert posterior.log_evidence.value == pytest.approx(expected, abs=0.1)
-
-
-def test_march_until_the_free_energy_rests():
-    from skfokker import Gaussian, ParametricFokkerPlanck
-
-    model = ParametricFokkerPlanck(initial=Gaussian([3.0], [4.0]), random_state=0)
-    march_to_equilibrium(model, Quadratic([0.0]), tolerance=1e-3)
-    assert model.at_rest_ and 1.0 < model.t_final_ <= 16
-    assert abs(model.sample(4000).mean()) < 0.1
-    with pytest.warns(UserWarning, match="not at equilibrium"):
-        march_to_equilibrium(
-            ParametricFokkerPlanck(initial=Gaussian([300.0], [4.0]), random_state=0),
-            Quadratic([0.0]),
-            tolerance=1e-6,
-            longest=2.0,
-        )
 
 
 def test_the_law_of_an_estimator_as_a_posterior_at_another_temperature():

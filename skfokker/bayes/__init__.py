@@ -2,7 +2,7 @@
 
 from .constraints import Blocks, ConstrainedPotential
 from .convergence import effective_draws, rhat
-from .equilibrium import FreeEnergyDescent, march_to_equilibrium
+from .equilibrium import FreeEnergyDescent
 from .evidence import Evidence, bridge_evidence, importance_evidence
 from .export import chains_to_arviz, loo, mcmc_start, to_arviz
 from .forward_check import ForwardCheck
@@ -51,7 +51,6 @@ __all__ = [
     "laplace",
     "laplace_start",
     "loo",
-    "march_to_equilibrium",
     "mcmc_start",
     "posterior_flow",
     "posterior_of",

@@ -1,17 +1,14 @@
-"""Reaching equilibrium: marching until the free energy rests, or descending it directly."""
+"""Reaching equilibrium by descending the free energy, not marching in time."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..potentials import PotentialError
 from ..schemes.base import Scheme, Step
 from ..schemes.points import draw_seed, sobol_normal
 
@@ -128,79 +125,3 @@ class FreeEnergyDescent(Scheme):
         cap = 10 * length.median() + 10.0
         force = force * (cap / length.clamp_min(1e-300)).clamp_max(1.0)
         return linearization.vjp(force / len(x))[0], mean_square
-
-
-def march_to_equilibrium(
-    estimator: Any,
-    potential: Any,
-    *,
-    tolerance: float = 0.01,
-    first: float = 1.0,
-    longest: float = 64.0,
-) -> Any:
-    r"""March until the free energy has stopped falling.
-
-    The horizon is doubled, the march going on where it stopped, until over its last half the free
-    energy fell by less than ``tolerance``. The fall is the integral of the rate at which the march
-    dissipates, -dH/dt = E\|v\|^2 = E\|g\|^2 - E\|r\|^2 (force and residual of ``history_``): it
-    has far less noise than differences of H.
-
-    Parameters
-    ----------
-    estimator : ParametricFokkerPlanck
-        Fitted in place; not yet fitted, or with ``warm_start=True``.
-    potential : callable
-        As for ``fit``.
-    tolerance : float
-        In units of beta (nats where beta = 1).
-    first, longest : float
-        Horizons to begin with and to give up at, in units of time of the potential as it is: a
-        preconditioned one relaxes in times of order 1.
-
-    Returns
-    -------
-    estimator
-        With ``at_rest_`` (whether the criterion was met) and ``fall_`` (over the last half).
-    """
-    warm, horizon = estimator.warm_start, first
-    estimator.set_params(warm_start=True)
-    try:
-        estimator.fit(potential, t_final=horizon)
-        while True:
-            fall = dissipated(estimator.history_, horizon / 2)
-            at_rest = fall < tolerance * estimator.beta
-            if at_rest or 2 * horizon > longest or estimator.interrupted_:
-                break
-            horizon *= 2
-            try:
-                estimator.fit(potential, t_final=horizon)
-            except (RuntimeError, PotentialError) as failure:
-                warnings.warn(
-                    f"The march stopped at t = {estimator.t_final_:g}: {failure}",
-                    UserWarning,
-                    stacklevel=2,
-                )
-                break
-    finally:
-        estimator.set_params(warm_start=warm)
-    estimator.at_rest_, estimator.fall_ = bool(at_rest), float(fall)
-    if not at_rest:
-        warnings.warn(
-            f"The free energy still fell by {fall:.2g} over the last half of the march to "
-            f"t = {estimator.t_final_:g} (tolerance {tolerance:g}): not at equilibrium. Try a "
-            "larger longest=, or FreeEnergyDescent.",
-            UserWarning,
-            stacklevel=2,
-        )
-    return estimator
-
-
-def dissipated(history: list[dict], since: float) -> float:
-    """Free energy lost after the time ``since``, from a march's records."""
-    t = np.array([record["t"] for record in history])
-    if all("force" in record and "residual" in record for record in history):
-        rate = np.array([max(record["force"] - record["residual"], 0.0) for record in history])
-        keep = t >= since
-        return float(np.trapezoid(rate[keep], t[keep]))
-    energy = np.array([record["free_energy"] for record in history], dtype=float)
-    return float(np.interp(since, t, energy) - energy[-1])

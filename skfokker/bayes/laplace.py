@@ -166,16 +166,18 @@ def curvature(potential: Any, x: np.ndarray, passes: int = 3) -> tuple[np.ndarra
     """
     d = len(x)
     steps = 1e-4 * np.maximum(np.abs(x), 1e-2)
-    for _ in range(passes):
+    done, shrunk = 0, 0
+    while done < passes:
         shifts = np.diag(steps)
         points = torch.from_numpy(np.concatenate([x + shifts, x - shifts, x[None]]))
         gradients = potential.value_and_grad(points)[1].numpy()
         hessian = (gradients[:d] - gradients[d : 2 * d]) / (2 * steps[:, None])
         hessian = 0.5 * (hessian + hessian.T)
         scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-12))
-        if not np.isfinite(hessian).all():
-            steps = steps / 30
+        if not np.isfinite(hessian).all() and shrunk < 6:
+            steps, shrunk = steps / 30, shrunk + 1
             continue
+        done += 1
         steps = np.maximum(1e-3 * np.minimum(scale, 1e3), 1e-12 * np.abs(x))
     return gradients[-1], hessian
 
@@ -245,8 +247,12 @@ def _follow(potential, start: np.ndarray, noise: Tensor) -> tuple | None:
     return best
 
 
-def _newton(potential, objective, x: np.ndarray, n_steps: int = 20) -> np.ndarray:
-    """Damped Newton steps: L-BFGS alone stops early where scales differ by orders."""
+def _newton(potential, objective, x: np.ndarray, n_steps: int = 40) -> np.ndarray:
+    """Damped Newton steps: L-BFGS alone stops early where scales differ by orders.
+
+    Where the curvature vanishes (a slope that ends in a wall) a step is far too long: it is cut
+    until it lands lower, however small that makes it.
+    """
     value = objective(x)[0]
     for _ in range(n_steps):
         gradient, hessian = curvature(potential, x, passes=2)
@@ -257,7 +263,7 @@ def _newton(potential, objective, x: np.ndarray, n_steps: int = 20) -> np.ndarra
         step, size = -root @ whitened, 1.0
         if float(whitened @ whitened) < 1e-12:
             break
-        while size > 1e-4:
+        while size * np.abs(step).max() > 1e-12 * max(1.0, np.abs(x).max()):
             trial = objective(x + size * step)[0]
             if trial < value:
                 break

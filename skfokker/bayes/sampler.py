@@ -20,7 +20,7 @@ from ..potentials import Potential
 from ..schemes.base import Scheme
 from ..validation import SuggestingMixin
 from .constraints import Blocks, ConstrainedPotential
-from .equilibrium import FreeEnergyDescent, march_to_equilibrium
+from .equilibrium import FreeEnergyDescent
 from .laplace import laplace
 from .log_density import PyMCLogDensity, Wall, as_log_density
 from .mixture_law import DefensiveLaw, laplace_mixture
@@ -57,7 +57,7 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
         None takes :func:`posterior_flow`.
     scheme : Scheme, optional
         How equilibrium is reached. None is ``FreeEnergyDescent(tolerance)``. With any other scheme
-        (``LeastSquaresNested``) the march is made in time, until it rests.
+        (``LeastSquaresNested``) the march is made in time, to ``t_final="equilibrium"``.
     start : "laplace", (mean, covariance) or Gaussian, default="laplace"
     n_starts : int, default=8
         Starts of the search for modes.
@@ -182,9 +182,8 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
                 warnings.simplefilter("ignore", RuntimeWarning)
                 self.estimator_ = estimator.fit(walled, t_final=1.0)
         else:
-            self.estimator_ = march_to_equilibrium(
-                estimator, walled, tolerance=max(self.tolerance, 1e-3)
-            )
+            estimator.set_params(tol=max(self.tolerance, 1e-3))
+            self.estimator_ = estimator.fit(walled, t_final="equilibrium")
         clock.lap("fit")
         self.seconds_ = clock.laps
         return self

@@ -5,6 +5,7 @@ from .base import AutogradLinearization, Flow, Linearization
 from .choice import choose_flow
 from .composition import Composition
 from .elementwise import ElementwiseFlow
+from .frame import Frame
 from .inverse import Inverse
 from .planar import PlanarFlow
 from .triangular import TriangularFlow
@@ -15,6 +16,7 @@ __all__ = [
     "Composition",
     "ElementwiseFlow",
     "Flow",
+    "Frame",
     "Inverse",
     "Linearization",
     "PlanarFlow",

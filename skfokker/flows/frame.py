@@ -1,0 +1,87 @@
+"""y = mean + root x with constants: the coordinates that a preconditioned march was made in."""
+
+from __future__ import annotations
+
+import torch
+
+from ..potentials.base import as_float64
+from .base import Flow, Linearization
+from .composition import Composition
+
+
+class Frame(Flow):
+    """A fixed affine map: no parameters.
+
+    Parameters
+    ----------
+    mean : float or array-like (d,), default=0
+    root : float or array-like (d, d), default=1
+        Lower triangular, with a positive diagonal; a number stands for a multiple of the identity.
+    """
+
+    def __init__(self, mean=0.0, root=1.0):
+        self.mean = mean
+        self.root = root
+
+    def n_parameters(self, d):
+        return 0
+
+    def init(self, d, generator=None):
+        return torch.zeros(0, dtype=torch.float64)
+
+    def _constants(self, x):
+        mean, root = as_float64(self.mean, "mean").to(x), as_float64(self.root, "root").to(x)
+        return mean, root if root.ndim else root * torch.eye(x.shape[1]).to(x)
+
+    def forward(self, theta, x):
+        mean, root = self._constants(x)
+        return mean + x @ root.T, root.diagonal().log().sum().expand(len(x))
+
+    def inverse(self, theta, y):
+        mean, root = self._constants(y)
+        x = torch.linalg.solve_triangular(root, (y - mean).T, upper=False).T
+        return x, -root.diagonal().log().sum().expand(len(y))
+
+    def linearize(self, theta, x):
+        return _FrameLinearization(self, theta, x)
+
+
+class _FrameLinearization(Linearization):
+    def __init__(self, flow, theta, x):
+        self.y, self.log_det = flow.forward(theta, x)
+        self.root = flow._constants(x)[1]
+
+    def grad_log_det(self):
+        return torch.zeros_like(self.y)
+
+    def solve(self, v):
+        return torch.linalg.solve_triangular(self.root, v.T, upper=False).T
+
+    def solve_transposed(self, v):
+        rows = torch.linalg.solve_triangular(self.root.T, v.reshape(-1, v.shape[-1]).T, upper=True)
+        return rows.T.reshape(v.shape)
+
+    def jvp(self, dtheta, dx=None):
+        return torch.zeros_like(self.y) if dx is None else dx @ self.root.T
+
+    def vjp(self, v):
+        return v.new_zeros(0), v @ self.root
+
+    def jacobian(self, left=None):
+        if left is None:
+            left = torch.eye(self.y.shape[1]).to(self.y).expand(len(self.y), -1, -1)
+        return left.new_zeros(*left.shape[:2], 0), left @ self.root
+
+
+def framed(flow: Flow, frame: Frame | None) -> Flow:
+    """The flow, followed by the frame."""
+    return flow if frame is None else Composition([flow, frame])
+
+
+def split_frame(flow: Flow | None) -> tuple[Flow | None, Frame | None]:
+    """The inverse of :func:`framed`; None (code of a user's that no file holds) has no frame."""
+    if isinstance(flow, Composition) and len(flow.layers) == 2:
+        inner, last = flow.layers
+        if isinstance(last, Frame):
+            return inner, last
+    return flow, None
