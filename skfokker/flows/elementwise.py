@@ -206,18 +206,28 @@ class _LogSlope:
         low = (piece - interval * _PIECES).to(y) / _PIECES
         high = low + 1 / _PIECES
         s = low + u / _PIECES
+        s, rough = self._halley(inside, interval, low, high, s, 1)
+        rows = rough.any(1)
+        if rows.any():  # few points, where q changes much within a piece
+            again = (a[rows] for a in (inside, interval, low, high, s))
+            s[rows] = self._halley(*again, 60)[0]
+        return _Place(interval, s, (y - inside) * (-_polynomial(self.cubic(interval), s)).exp())
+
+    def _halley(self, y, interval, low, high, s, n_iterations: int):
+        """s with the integral y, by steps of Halley kept in a bracket; where to go on."""
         cubic = self.cubic(interval)
-        for _ in range(60):
-            error = self.integral(cubic, interval, s)[0] - inside
+        for _ in range(n_iterations):
+            error = self.integral(cubic, interval, s)[0] - y
             low, high = torch.where(error > 0, low, s), torch.where(error > 0, s, high)
             newton = error / (self.h * _polynomial(cubic, s).exp())
             better = s - newton / (1 - 0.5 * newton * _derivative(cubic, s))
             better = torch.where((better >= low) & (better <= high), better, (low + high) / 2)
-            converged = (better - s).abs().max() < torch.finfo(s.dtype).eps ** 0.4
+            # a step cubes the error: what moved by less than this now is at rounding
+            rough = ~((better - s).abs() < torch.finfo(s.dtype).eps ** (1 / 3))
             s = better
-            if converged:  # this step then cubed the error
+            if not rough.any():
                 break
-        return _Place(interval, s, (y - inside) * (-_polynomial(cubic, s)).exp())
+        return s, rough
 
 
 class _ElementwiseLinearization(Linearization):
