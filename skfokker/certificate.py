@@ -27,6 +27,8 @@ import torch
 from scipy import stats
 
 from .equation import FokkerPlanck
+from .parallel import reduction
+from .schemes.normal_equations import InnerProblem
 from .schemes.points import draw_seed, sobol_normal
 from .trajectory import Trajectory
 
@@ -198,7 +200,7 @@ def mean_residual(
     """E|r|^2 at time t on fresh points."""
     theta, dtheta = (torch.as_tensor(a, device=trajectory.device) for a in trajectory.at(t))
     x = sobol_normal(n_samples, trajectory.d, draw_seed(generator)).to(theta)
-    linearization = trajectory.flow.linearize(theta, x)
+    weights = torch.full_like(x[:, 0], 1 / n_samples)
     equation.potential.time = t
-    force = equation.driving_force(linearization.y, linearization.push_score(-x))
-    return float((linearization.jvp(dtheta) + force).square().sum(1).mean())
+    problem = InnerProblem(equation, trajectory.flow, theta, x, weights, reduction())
+    return problem.mean_square(problem.linearization.jvp(dtheta) + problem.g)

@@ -19,6 +19,7 @@ from . import safe_format
 from .fit import Fit
 from .flows.base import Flow
 from .flows.frame import split_frame
+from .parallel import reduction
 from .schemes.base import Step
 from .tolerance import Effort
 from .trajectory import Trajectory
@@ -229,6 +230,8 @@ class Checkpoints:
 
     def write(self, steps: Sequence[Step], generator: torch.Generator) -> None:
         """Replace the file; where that fails, warn and let the march go on."""
+        if reduction().rank > 0:  # of processes that all hold the same, one writes
+            return
         model = self.snapshot(self.collect(steps))
         arrays = {
             "generator": generator.get_state().numpy(),
@@ -266,9 +269,9 @@ def find_checkpoint(kind: type, resume: Any, checkpoint: Any) -> Checkpoint | No
     return Checkpoint.read(kind, checkpoint) if Path(checkpoint).exists() else None
 
 
-def fixed_values(potential: Any) -> list[float]:
+def fixed_values(potential: Any, device: torch.device | str = "cpu") -> list[float]:
     """The potential at three fixed points: enough to tell it from another one."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, potential.n_features_in_, dtype=torch.float64, generator=generator)
     with torch.no_grad():
-        return [float(value) for value in potential(x)]
+        return [float(value) for value in potential(x.to(device))]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .equation import FokkerPlanck
 from .flows.base import Flow
+from .parallel import reduction
 from .progress import Progress
 from .schemes.base import Scheme, Step
 
@@ -57,6 +58,7 @@ def march(
     steps = list(done)
     equation.potential.time = steps[-1].t if steps else span[0]
     before = time.perf_counter()
+    verbose = verbose if reduction().rank == 0 else 0
     with Progress(verbose, equation.potential.time, span[1]) as progress:
         try:
             for step in _steps(scheme, equation, flow, theta, span, generator, checkpoints, steps):

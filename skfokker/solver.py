@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,13 +13,14 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from .certificate import Certificate, certify
-from .checkpoint import Checkpoint, Checkpoints
+from .checkpoint import Checkpoint, Checkpoints, fixed_values
 from .equation import FokkerPlanck
 from .fit import Fit
 from .flows.base import Flow
 from .flows.choice import choose_flow
 from .initial import initial_parameters, initial_shape
 from .march import march, plain
+from .parallel import reduction
 from .schemes.base import Scheme
 from .schemes.least_squares import LeastSquaresNested
 from .structure import Structure
@@ -72,6 +74,8 @@ class Solver:
         """March to the horizon; refine until the certified error meets ``tol``, where possible."""
         effort = Effort() if self.resumed is None else self.resumed.effort
         kept = None
+        if reduction().size > 1:
+            self._agree()
         while effort is not None:
             try:
                 fit = self._attempt(effort)
@@ -94,6 +98,29 @@ class Solver:
             kept = fit
             effort = None if fit.certificate is None else self._next_effort(fit, effort)
         return kept
+
+    def _agree(self) -> None:
+        """Make sure that all processes of a data-parallel fit solve the same problem."""
+        processes = reduction()
+        if not isinstance(self.random_state, Integral):  # draws of its own on every process
+            seed = torch_generator(self.random_state, _FIT).initial_seed() % 2**31
+            self.random_state = int(processes.same(torch.tensor(seed, device=processes.device)))
+        with processes.together():
+            values = fixed_values(self.equation.potential, self.device)
+        continued = None if self.continued is None else self.continued.trajectory
+        resumed = None if self.resumed is None else self.resumed.model
+        processes.check_same(
+            potential=[float(f"{value:.9g}") for value in values],
+            t_final=self.horizon,
+            beta=self.equation.beta,
+            random_state=int(self.random_state),
+            flow=repr(self.flow),
+            scheme=repr(self.scheme),
+            initial=repr(self.initial),
+            structure=(self.structure.quadratic, self.structure.interacts.tolist()),
+            warm_start=continued and (continued.times[-1], *continued.thetas[-1]),
+            resume=resumed and (resumed.times_[-1], *resumed.thetas_[-1]),
+        )
 
     def _attempt(self, effort: Effort) -> Fit:
         """One march to the horizon, certified."""
@@ -152,6 +179,7 @@ class Solver:
         theta, error = initial_parameters(
             self.initial, flow, self.equation.d, generator, self.device
         )
+        theta = reduction().same(theta)
         return Fit(flow, scheme, None, [], error), theta, 0.0
 
     def _choose_flow(self, effort: Effort) -> Flow:

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from .. import parallel
 from ..equation import log_normal
 from ..flows.affine import AffineFlow
 from ..potentials import PotentialError
@@ -75,6 +76,10 @@ class LeastSquaresNested(Scheme):
         the reserve are woken.
     max_steps : int, default=10000
         Give up after that many steps.
+    max_memory : float, default=1.0
+        GiB that the derivatives of the map on the sample points may take, and again the
+        preconditioner of conjugate gradients. More points than fit are worked on in blocks, their
+        derivatives computed anew in every pass; of the preconditioner what fits is kept.
 
     Raises
     ------
@@ -94,6 +99,7 @@ class LeastSquaresNested(Scheme):
         feature_iterations: int = 60,
         growth_rate: float = 1e-2,
         max_steps: int = 10000,
+        max_memory: float = 1.0,
     ):
         self.tolerance = tolerance
         self.n_samples = n_samples
@@ -105,14 +111,17 @@ class LeastSquaresNested(Scheme):
         self.feature_iterations = feature_iterations
         self.growth_rate = growth_rate
         self.max_steps = max_steps
+        self.max_memory = max_memory
 
     def steps(self, equation, flow, theta, t_start, t_end, generator):
         family = Growing(flow, theta, equation.d)
         march = _March(self, equation, family.awake, family.active(), generator)
         span = t_end - t_start
         largest = self.max_step or span / march.fewest_steps
-        problem = march.problem(family.active())
-        now = march.evaluate(train_dormant(march.flow, problem, self.feature_iterations))
+        problem = march.training_problem(family.active())
+        now = march.evaluate(
+            march.reduction.same(train_dormant(march.flow, problem, self.feature_iterations))
+        )
         control = StepControl(march.integrators, min(largest, 1e-3 * span), largest)
         t, grown, rejected, crawling = t_start, t_start, 0, 0
         for _ in range(self.max_steps):
@@ -174,12 +183,14 @@ class LeastSquaresNested(Scheme):
     def _grow(self, family: Growing, march: _March, now: _State) -> tuple[_March, _State]:
         """Wake layers, their features trained on the residual; T stays what it is."""
         family.embed(now.theta)
+        problem, points = march.training_problem(now.theta), march.points
+        residual = problem.linearization.jvp(now.xi) + problem.g
         family.wake()
         theta = family.active()
         march = _March(self, march.equation, family.awake, theta, march.generator)
-        x, weights = now.problem.x, now.problem.weights
-        problem = InnerProblem(march.equation, march.flow, theta, x, weights)
-        theta = train_dormant(march.flow, problem, self.feature_iterations, now.residual)
+        problem = march.training_problem(theta, points)
+        theta = train_dormant(march.flow, problem, self.feature_iterations, residual)
+        theta = march.reduction.same(theta)
         return march, march.evaluate(theta)
 
 
@@ -204,12 +215,14 @@ class _March:
     """What a step needs: points, solver, and the stiffness seen so far."""
 
     keep = 5
+    n_training = 8192
 
     def __init__(self, scheme, equation, flow, theta, generator):
         self.equation, self.flow, self.generator = equation, flow, generator
         d, m = equation.d, flow.n_parameters(equation.d)
         self.d, self.device, self.dtype = d, theta.device, theta.dtype
         self.evaluations = 0
+        self.max_numbers = int(scheme.max_memory * 2**30 / 8)
         self.quadrature = flow.separable and equation.separable
         if self.quadrature:
             self.n = scheme.n_samples or max(256, 16 * m // d)
@@ -233,6 +246,8 @@ class _March:
             self.tolerance, damping = 1e-3, 1e-4
         self.tolerance = scheme.tolerance or self.tolerance
         self.solver = solver(flow, d, damping if scheme.damping is None else scheme.damping)
+        shared = getattr(self.solver, "over_processes", False)
+        self.reduction = parallel.reduction() if shared else parallel.ALONE
         self.inexact = isinstance(self.solver, ConjugateGradientSolver)
         self.fewest_steps = 100 if isinstance(flow, AffineFlow) else 50 if self.inexact else 20
         if self.inexact:  # the stiffness cannot be seen through the error of the linear solves
@@ -248,7 +263,15 @@ class _March:
         self.points = x.to(weights), weights
 
     def problem(self, theta) -> InnerProblem:
-        return InnerProblem(self.equation, self.flow, theta, *self.points)
+        return InnerProblem(
+            self.equation, self.flow, theta, *self.points, self.reduction, self.max_numbers
+        )
+
+    def training_problem(self, theta, points=None) -> InnerProblem:
+        """A problem of no more than ``n_training`` points, all of them on every process."""
+        x, weights = (a[: self.n_training] for a in points or self.points)
+        with self.reduction.together():
+            return InnerProblem(self.equation, self.flow, theta, x, weights)
 
     def evaluate(self, theta) -> _State:
         self.evaluations += 1
@@ -319,12 +342,13 @@ class _March:
 
     def record(self, now: _State, rejected: int) -> dict:
         problem = now.problem
-        value = self.equation.potential(problem.linearization.y)
+        with self.reduction.together():
+            value = self.equation.potential(problem.linearization.y)
         log_rho = log_normal(problem.x) - problem.linearization.log_det
         entropy_part = self.equation.beta * log_rho
         evaluations, self.evaluations = self.evaluations, 0
         return {
-            "free_energy": float((value + entropy_part) @ problem.weights),
+            "free_energy": problem.mean(value + entropy_part),
             "residual": problem.mean_square(now.residual),
             "force": problem.mean_square(problem.g),
             "iterations": now.iterations,

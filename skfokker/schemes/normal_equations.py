@@ -7,13 +7,18 @@ conjugate gradients otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..equation import FokkerPlanck
-from ..flows.base import Flow
+from ..flows.base import Flow, Linearization
+from ..parallel import ALONE, Reduction
+from .pieces import Pieces
+
+MAX_NUMBERS = 2**27  # of one array of derivatives: 1 GiB of float64
 
 
 class InnerProblem:
@@ -25,24 +30,92 @@ class InnerProblem:
         What is solved, T and its parameters (m,).
     x, weights : Tensor (n, d), (n,)
         Reference points and quadrature weights (they sum to one).
+    reduction : Reduction
+        The processes that share the points.
+    max_numbers : int
+        Largest array of derivatives to hold; more points than fit are worked on in blocks.
 
     Attributes
     ----------
+    x, weights : Tensor (n, d), (n,)
+        Those of this process.
     linearization : Linearization
     g : Tensor (n, d)
         grad V + beta grad log rho at T(x), the score carried forward pointwise.
     """
 
     def __init__(
-        self, equation: FokkerPlanck, flow: Flow, theta: Tensor, x: Tensor, weights: Tensor
+        self,
+        equation: FokkerPlanck,
+        flow: Flow,
+        theta: Tensor,
+        x: Tensor,
+        weights: Tensor,
+        reduction: Reduction = ALONE,
+        max_numbers: int = MAX_NUMBERS,
     ):
-        self.flow, self.theta, self.x, self.weights = flow, theta, x, weights
-        self.linearization = flow.linearize(theta, x)
-        self.g = equation.driving_force(self.linearization.y, self.linearization.push_score(-x))
+        self.flow, self.theta = flow, theta
+        self.reduction, self.max_numbers = reduction, max_numbers
+        self.all_x, self.x, self.weights = x, reduction.share(x), reduction.share(weights)
+        self.shares = reduction.shares(len(x))
+        with reduction.together():
+            fit = len(self.x) <= self.rows(x.shape[1] + len(theta))
+            if fit and len(self.shares) == 1:
+                self.linearization = flow.linearize(theta, self.x)
+            else:
+                rows = self._blocks(x.shape[1] + len(theta))
+                self.linearization = Pieces(flow, theta, self.x, rows, keep=fit)
+            score, y = self.linearization.push_score(-self.x), self.linearization.y
+            forces = [equation.driving_force(y[rows], score[rows]) for rows in self.shares]
+            self.g = torch.cat(forces) if len(forces) > 1 else forces[0]
+
+    def rows(self, numbers: int) -> int:
+        """Points to work on at a time where each takes so many numbers."""
+        return max(1, self.max_numbers // max(numbers, 1))
+
+    def _blocks(self, numbers: int) -> list[slice]:
+        """The shares, cut into blocks of points so few that ``numbers`` for each fit."""
+        step = self.rows(numbers)
+        return [
+            slice(start, min(start + step, share.stop))
+            for share in self.shares
+            for start in range(share.start, share.stop, step)
+        ]
+
+    def sum(self, term: Callable[[slice, Linearization], tuple], numbers: int | None = None):
+        """Sum of ``term(rows, linearization)``, a tuple of tensors, over blocks and processes.
+
+        ``numbers`` is what the term needs for a point, where that is more than the linearization
+        itself. Shares are added in pairs, and pairs of pairs: the same bits whatever number of
+        processes they are spread over.
+        """
+        pieces = self.linearization
+        if numbers is not None and len(self.x) > self.rows(numbers):
+            pieces = Pieces(self.flow, self.theta, self.x, self._blocks(numbers), keep=False)
+        if not isinstance(pieces, Pieces):
+            return self.reduction.sum(*term(slice(None), pieces))
+        return self.reduction.sum(*in_pairs(self._by_share(pieces, term)))
+
+    def _by_share(self, pieces: Pieces, term: Callable) -> Iterator[tuple]:
+        """The terms of a share's blocks summed, share by share."""
+        shares, total = iter(self.shares), None
+        share = next(shares)
+        for rows, linearization in pieces.blocks():
+            if rows.start >= share.stop:
+                yield total
+                share, total = next(shares), None
+            terms = term(rows, linearization)
+            total = terms if total is None else _add(total, terms)
+        yield total
+
+    def mean(self, values: Tensor) -> float:
+        """E of values (n,)."""
+        parts = [(values[rows] @ self.weights[rows],) for rows in self.shares]
+        return float(self.reduction.sum(*in_pairs(parts)))
 
     def mean_square(self, v: Tensor) -> float:
         """E |v|^2 for v (n, d)."""
-        return float(v.square().sum(1) @ self.weights)
+        return self.mean(v.square().sum(1))
 
     def displacement(self, dtheta: Tensor) -> float:
         """Root mean square of dT/dtheta dtheta: the size of dtheta in the space of samples."""
@@ -50,8 +123,25 @@ class InnerProblem:
 
     def spread(self) -> float:
         """Root mean square distance of the samples T(x) from their mean."""
-        y = self.linearization.y
-        return self.mean_square(y - self.weights @ y) ** 0.5
+        y, weights = self.linearization.y, self.weights
+        parts = [(weights[rows] @ y[rows],) for rows in self.shares]
+        return self.mean_square(y - self.reduction.sum(*in_pairs(parts))) ** 0.5
+
+    def metric(self, v: Tensor) -> Tensor:
+        """Ghat v (m,)."""
+
+        def term(rows, linearization):
+            return linearization.vjp(linearization.jvp(v) * self.weights[rows, None])[:1]
+
+        return self.sum(term)
+
+    def slope(self) -> Tensor:
+        """E[dT/dtheta^T g] (m,)."""
+
+        def term(rows, linearization):
+            return linearization.vjp(self.g[rows] * self.weights[rows, None])[:1]
+
+        return self.sum(term)
 
 
 @dataclass(frozen=True)
@@ -66,23 +156,30 @@ class Solution:
 class CoordinateSolver:
     """Separable maps: d systems of p unknowns, factorised together."""
 
+    over_processes = True  # the points may be shared: all sums go through the problem
+
     def __init__(self, flow: Flow, d: int, damping: float):
         self.index, self.damping = flow.coordinate_index(d), damping
 
     def solve(self, problem: InnerProblem) -> Solution:
         g, weights = problem.g, problem.weights
-        by_theta = problem.linearization.coordinate_jacobian().transpose(0, 1)  # (d, n, p)
-        weighted = by_theta * weights[:, None]
-        gram = by_theta.mT @ weighted
-        xi_by_coordinate = damped_solve(gram, -weighted.mT @ g.T[:, :, None], self.damping)
-        residual = (by_theta @ xi_by_coordinate)[:, :, 0].T + g
+
+        def moments(rows, linearization):
+            here = weights[rows, None].expand_as(g[rows])
+            return linearization.coordinate_moments(here, g[rows][..., None])
+
+        gram, right = problem.sum(moments)
+        xi_by_coordinate = damped_solve(gram, -right, self.damping)
         xi = g.new_zeros(self.index.numel())
         xi[self.index.to(g.device)] = xi_by_coordinate[:, :, 0]
-        return Solution(xi, residual)
+        xi = problem.reduction.same(xi)
+        return Solution(xi, problem.linearization.jvp(xi) + g)
 
 
 class AffineSolver:
     """A full affine map alone: linear regression of -g on (1, x), then the tangent of L U."""
+
+    over_processes = True
 
     def __init__(self, flow: Flow, d: int, damping: float):
         self.damping = damping
@@ -90,8 +187,13 @@ class AffineSolver:
     def solve(self, problem):
         x, g, weights = problem.x, problem.g, problem.weights
         columns = torch.cat([torch.ones_like(x[:, :1]), x], 1)
-        weighted = columns * weights[:, None]
-        coefficients = damped_solve(columns.T @ weighted, -weighted.T @ g, self.damping)
+
+        def regression(rows, _):
+            weighted = columns[rows] * weights[rows, None]
+            return columns[rows].T @ weighted, weighted.T @ g[rows]
+
+        gram, right = problem.sum(regression)
+        coefficients = problem.reduction.same(damped_solve(gram, -right, self.damping))
         xi = problem.linearization.tangent(coefficients[0], coefficients[1:].T)
         return Solution(xi, columns @ coefficients + g)
 
@@ -99,15 +201,22 @@ class AffineSolver:
 class DirectSolver:
     """One Cholesky factorisation of the explicit metric Ghat (m, m)."""
 
+    over_processes = True
+
     def __init__(self, flow: Flow, d: int, damping: float):
         self.damping = damping
 
     def solve(self, problem):
-        g, weights = problem.g, problem.weights
-        jacobian = problem.linearization.jacobian()[0].flatten(0, 1)
-        weighted = jacobian * weights.repeat_interleave(g.shape[1])[:, None]
-        xi = damped_solve(jacobian.T @ weighted, -(weighted.T @ g.reshape(-1, 1)), self.damping)
-        return Solution(xi[:, 0], (jacobian @ xi).view_as(g) + g)
+        d, m = problem.g.shape[1], len(problem.theta)
+
+        def normal_equations(rows, linearization):
+            jacobian = linearization.jacobian()[0].flatten(0, 1)
+            weighted = jacobian * problem.weights[rows].repeat_interleave(d)[:, None]
+            return jacobian.T @ weighted, weighted.T @ problem.g[rows].reshape(-1, 1)
+
+        gram, right = problem.sum(normal_equations, d * m)
+        xi = problem.reduction.same(damped_solve(gram, -right, self.damping)[:, 0])
+        return Solution(xi, problem.linearization.jvp(xi) + problem.g)
 
 
 class ConjugateGradientSolver:
@@ -116,6 +225,8 @@ class ConjugateGradientSolver:
     The factor is kept while it serves: ``stale`` becomes true when a solve needed twice the
     iterations of the first one with it.
     """
+
+    over_processes = True
 
     def __init__(
         self,
@@ -139,29 +250,43 @@ class ConjugateGradientSolver:
         return self.factor is None
 
     def renew(self, problem: InnerProblem) -> None:
-        """Factorise the metric at this theta; its products in float32, which a factor can stand."""
-        points, gram = problem.x[: self.n_points], 0.0
-        for x in points.float().split(self.block_size):
-            jacobian = problem.flow.linearize(problem.theta.float(), x).jacobian()[0].flatten(0, 1)
-            gram = gram + jacobian.T @ jacobian
-        gram = gram.to(problem.theta) / len(points)
-        mean = gram.diagonal().mean()
+        """Factorise the metric at this theta; its products in float32, which a factor can stand.
+
+        Where the whole metric would be larger than ``max_numbers``, only its blocks on the
+        diagonal are taken.
+        """
+        reduction, m = problem.reduction, len(problem.theta)
+        points, theta = problem.all_x[: self.n_points].float(), problem.theta.float()
+        block = m if m * m <= problem.max_numbers else max(64, problem.max_numbers // (2 * m))
+        sizes = [min(block, m - start) for start in range(0, m, block)]
+        blocks = points.split(min(self.block_size, problem.rows(4 * points.shape[1] * m)))
+
+        def share(blocks) -> tuple[Tensor, ...]:
+            grams = tuple(problem.theta.new_zeros(size, size) for size in sizes)
+            for x in blocks:
+                jacobian = problem.flow.linearize(theta, x).jacobian()[0].flatten(0, 1)
+                for gram, columns in zip(grams, jacobian.split(block, 1), strict=True):
+                    gram += columns.T @ columns
+            return grams
+
+        n_shares = len(problem.shares) * reduction.size
+        first = reduction.rank * len(problem.shares)
+        mine = (share(blocks[first + k :: n_shares]) for k in range(len(problem.shares)))
+        grams = [reduction.sum(gram).div_(len(points)) for gram in in_pairs(mine)]
+        mean = sum(gram.trace() for gram in grams) / m
         self.shift = self.damping * mean
-        shift = max(self.damping, 1e-6) * mean
-        factor, info = torch.linalg.cholesky_ex(gram + shift * torch.eye(len(gram)).to(gram))
-        self.factor = factor if not info else torch.eye(len(gram)).to(gram)
+        self.factor = [_factor(gram, max(self.damping, 1e-6) * mean) for gram in grams]
         self.patience = None
 
     def solve(self, problem):
-        linearization, g, weights = problem.linearization, problem.g, problem.weights
+        g = problem.g
         if self.factor is None:
             self.renew(problem)
 
         def metric(v):
-            pushed = linearization.jvp(v) * weights[:, None]
-            return linearization.vjp(pushed)[0] + self.shift * v
+            return problem.metric(v) + self.shift * v
 
-        rhs = -linearization.vjp(g * weights[:, None])[0]
+        rhs = -problem.slope()
         if not torch.isfinite(rhs).all():
             return Solution(torch.full_like(rhs, torch.nan), g)
         xi, iterations = self._conjugate_gradients(metric, rhs)
@@ -169,12 +294,14 @@ class ConjugateGradientSolver:
             self.patience = 2 * iterations + 4
         elif iterations > self.patience:
             self.factor = None
-        self.guess = xi
-        return Solution(xi, linearization.jvp(xi) + g, iterations)
+        self.guess = xi = problem.reduction.same(xi)
+        return Solution(xi, problem.linearization.jvp(xi) + g, iterations)
 
     def _conjugate_gradients(self, metric, rhs):
         def precondition(r):
-            return torch.cholesky_solve(r[:, None], self.factor)[:, 0]
+            parts = r[:, None].split([len(factor) for factor in self.factor])
+            pairs = zip(parts, self.factor, strict=True)
+            return torch.cat([torch.cholesky_solve(part, factor) for part, factor in pairs])[:, 0]
 
         xi = torch.zeros_like(rhs) if self.guess is None else self.guess
         r = rhs - metric(xi) if self.guess is not None else rhs
@@ -190,6 +317,32 @@ class ConjugateGradientSolver:
             p = z + rz / before * p
             iterations += 1
         return xi, iterations
+
+
+def in_pairs(terms: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Sum of tuples: neighbours first, then pairs of pairs, with few of them held at a time."""
+    stack: list[tuple[int, tuple]] = []
+    for new in terms:
+        height = 0
+        while stack and stack[-1][0] == height:
+            new = _add(stack.pop()[1], new)
+            height += 1
+        stack.append((height, new))
+    total = stack.pop()[1]
+    while stack:
+        total = _add(stack.pop()[1], total)
+    return total
+
+
+def _add(one: tuple, other: tuple) -> tuple:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
+
+
+def _factor(gram: Tensor, shift: Tensor) -> Tensor:
+    """Cholesky factor of G + shift I, or the identity where there is none; G is overwritten."""
+    gram.diagonal().add_(shift)
+    factor, info = torch.linalg.cholesky_ex(gram)
+    return torch.eye(len(gram), dtype=gram.dtype, device=gram.device) if info else factor
 
 
 def damped_solve(gram: Tensor, rhs: Tensor, damping: float) -> Tensor:
