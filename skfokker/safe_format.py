@@ -222,7 +222,13 @@ def _check_march(fitted: dict[str, Any]) -> None:
 
 def _components() -> dict[str, type]:
     """The classes a file may name; nothing else is ever made on loading."""
-    found = {"Gaussian": initial.Gaussian, "GaussianDensity": densities.GaussianDensity}
+    parts = (
+        initial.Gaussian,
+        densities.GaussianDensity,
+        schemes.ProjectedMetric,
+        schemes.DualFeatures,
+    )
+    found = {kind.__name__: kind for kind in parts}
     for module in (flows, schemes, potentials, densities):
         pending = [Flow, Scheme, Potential]
         while pending:

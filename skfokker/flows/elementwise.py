@@ -148,7 +148,8 @@ class _LogSlope:
     def locate(self, x) -> _Place:
         inside = x.clamp(-self.radius, self.radius)
         s = (inside + self.radius) / self.h
-        interval = s.detach().floor().clamp(0, self.k - 1)
+        # absurd parameters make nan of points: nan is to come out, and no index error
+        interval = s.detach().floor().nan_to_num().clamp(0, self.k - 1)
         return _Place(interval.long(), s - interval, x - inside)
 
     def position(self, at: _Place):
@@ -167,7 +168,7 @@ class _LogSlope:
 
     def integral(self, cubic, interval, s, moments: int = 1):
         """y at s in an interval; then int u exp(q) du, ... from the start of its piece."""
-        piece = (s.detach() * _PIECES).floor().clamp(0, _PIECES - 1)
+        piece = (s.detach() * _PIECES).floor().nan_to_num().clamp(0, _PIECES - 1)
         start = piece / _PIECES
         length = s - start
         total = [0.0] * moments

@@ -2,16 +2,22 @@
 
 from .adam_nested import AdamNested
 from .base import Scheme, Step
+from .dual_features import DualFeatures
 from .euler import ForwardEuler
 from .flat import FlatGradient
 from .least_squares import LeastSquaresNested, MarchError
+from .projected import ProjectedMetric
+from .proximal import SemiImplicitNested
 
 __all__ = [
     "AdamNested",
+    "DualFeatures",
     "FlatGradient",
     "ForwardEuler",
     "LeastSquaresNested",
     "MarchError",
+    "ProjectedMetric",
     "Scheme",
+    "SemiImplicitNested",
     "Step",
 ]

@@ -23,6 +23,7 @@ from .normal_equations import (
     InnerProblem,
 )
 from .points import draw_seed, normal_grid, sobol_normal
+from .projected import ProjectedSolver, as_metric
 
 
 class MarchError(RuntimeError):
@@ -80,6 +81,11 @@ class LeastSquaresNested(Scheme):
         GiB that the derivatives of the map on the sample points may take, and again the
         preconditioner of conjugate gradients. More points than fit are worked on in blocks, their
         derivatives computed anew in every pass; of the preconditioner what fits is kept.
+    metric : {"relaxed", "projected"} or ProjectedMetric, default="relaxed"
+        Which velocity is sought: that of least residual, or of least residual once projected on
+        gradient fields (the paper's metric G, over a span of dual potentials). Separable maps
+        move by gradient fields alone: there the two are the same. The projected metric is
+        factorised explicitly, whatever ``solver`` says.
 
     Raises
     ------
@@ -99,6 +105,7 @@ class LeastSquaresNested(Scheme):
         feature_iterations: int = 60,
         growth_rate: float = 1e-2,
         max_steps: int = 10000,
+        metric="relaxed",
         max_memory: float = 1.0,
     ):
         self.tolerance = tolerance
@@ -111,6 +118,7 @@ class LeastSquaresNested(Scheme):
         self.feature_iterations = feature_iterations
         self.growth_rate = growth_rate
         self.max_steps = max_steps
+        self.metric = metric
         self.max_memory = max_memory
 
     def steps(self, equation, flow, theta, t_start, t_end, generator):
@@ -222,6 +230,7 @@ class _March:
         d, m = equation.d, flow.n_parameters(equation.d)
         self.d, self.device, self.dtype = d, theta.device, theta.dtype
         self.evaluations = 0
+        self.metric = as_metric(scheme.metric)
         self.max_numbers = int(scheme.max_memory * 2**30 / 8)
         self.quadrature = flow.separable and equation.separable
         if self.quadrature:
@@ -237,6 +246,9 @@ class _March:
         direct = scheme.solver == "direct" or (scheme.solver == "auto" and m <= 600)
         if flow.separable:
             solver, self.tolerance, damping = CoordinateSolver, 1e-5, 1e-8
+        elif self.metric is not None:
+            solver = partial(ProjectedSolver, metric=self.metric)
+            self.tolerance, damping = 1e-5, 1e-8
         elif isinstance(flow, AffineFlow):
             solver, self.tolerance, damping = AffineSolver, 1e-5, 1e-8
         elif direct:
