@@ -264,7 +264,14 @@ def test_command_line(tmp_path, capsys):
 
 
 def test_studies():
-    assert set(STUDIES) == {"tolerance", "dimension", "throughput", "entropy", "algorithm1"}
+    assert set(STUDIES) == {
+        "tolerance",
+        "dimension",
+        "throughput",
+        "entropy",
+        "algorithm1",
+        "metric",
+    }
     assert exponent([10, 30, 100], [1, 9, 100]) == pytest.approx(2.0, abs=0.01)
     assert exponent([1], [1]) is None
     options = StudyOptions(quick=True)

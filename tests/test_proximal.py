@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from skfokker import ParametricFokkerPlanck, metrics, problems
+from skfokker.benchmark.studies.metric import gradient_part
 from skfokker.equation import FokkerPlanck
 from skfokker.flows import AffineFlow, Composition, ElementwiseFlow, Inverse, PlanarFlow
 from skfokker.potentials import DoubleWell, Quadratic, Rosenbrock
@@ -16,7 +17,7 @@ from skfokker.safe_format import decode, encode
 from skfokker.schemes import DualFeatures, LeastSquaresNested, ProjectedMetric, SemiImplicitNested
 from skfokker.schemes.normal_equations import DirectSolver, InnerProblem
 from skfokker.schemes.points import normal_grid, sobol_normal
-from skfokker.schemes.projected import ProjectedSolver
+from skfokker.schemes.projected import ProjectedSolver, Projection
 
 METRICS = ["relaxed", "projected"]
 
@@ -243,6 +244,28 @@ def test_a_rotation_of_a_round_gaussian_has_no_length():
     small, full = metrics_of(problem, DualFeatures(0))
     assert float(turn @ full @ turn) == pytest.approx(2.0, abs=1e-12)
     assert float(turn @ small @ turn) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_rotation_hides_an_expansion_of_finite_size():
+    """Why ``blend`` has to be above h times the rate: |P(T - x)|^2 is no distance of the laws."""
+    x = torch.cat([torch.eye(2), -torch.eye(2)]).double() * np.sqrt(2)
+    weights = torch.full((4,), 0.25).to(x)
+    angle = float(np.arccos(1 / 1.2))
+    turn = torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    gradients = DualFeatures(0).gradients(x, weights)
+    span = Projection(gradients, torch.zeros_like(x), weights, blend=0.0)
+    plain, hidden = (span.project(moved - x) for moved in (1.2 * x, 1.2 * x @ turn.T))
+    assert float(weights @ plain.square().sum(1)) == pytest.approx(2 * 0.2**2)
+    assert float(weights @ hidden.square().sum(1)) == pytest.approx(0, abs=1e-15)
+
+
+def test_the_gradient_part_of_the_residual():
+    """What the study reports: below the certificate, and all of it where r is a gradient."""
+    problem = problems.load("quadratic-2d-aniso")
+    fit = ParametricFokkerPlanck(AffineFlow(), SemiImplicitNested(0.02), random_state=0)
+    fit.fit(problem.potential, 0.2)
+    whole = fit.certificate_.kl(confidence=0.5)
+    assert 0.8 * whole < gradient_part(fit) < 1.1 * whole
 
 
 def test_the_solver_minimises_what_it_says():

@@ -6,6 +6,7 @@ from .algorithm1 import algorithm1
 from .common import StudyOptions, exponent
 from .dimension import dimension
 from .entropy import entropy
+from .metric import metric
 from .throughput import throughput
 from .tolerance import tolerance
 
@@ -16,6 +17,7 @@ STUDIES = {
     "throughput": throughput,
     "entropy": entropy,
     "algorithm1": algorithm1,
+    "metric": metric,
 }
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "dimension",
     "entropy",
     "exponent",
+    "metric",
     "throughput",
     "tolerance",
 ]
