@@ -32,8 +32,9 @@ class SemiImplicitNested(Scheme):
     projection on the gradients of a span of dual potentials at T_k. The minimum is found by
     Gauss-Newton with the positive part of the curvature of the three terms: M / h,
     :math:`(\nabla^2 V)_+`, and :math:`\beta E|\nabla_y v|^2` for the entropy, its second variation
-    along a gradient field v. One factorisation serves as long as the corrections shrink fast, and
-    Levenberg-Marquardt damping makes the objective fall at every correction.
+    along a gradient field v. One factorisation serves as long as the corrections shrink fast, over
+    many time steps where the law moves smoothly, and Levenberg-Marquardt damping makes the
+    objective fall at every correction.
 
     First order in h (Theorems 12 and 33). The free energy of the points of a step decreases in
     that step, however long it is.
@@ -160,6 +161,7 @@ class _March:
         self.metric = None if flow.separable else as_metric(scheme.metric)
         simple = flow.separable or isinstance(flow, AffineFlow)
         self.damping = (1e-8 if simple else 1e-4) if scheme.damping is None else scheme.damping
+        self.model = None  # serves for as many time steps as it can
         self.caution = 0.0  # of Levenberg and Marquardt; lives from one time step to the next
         if self.by_coordinate:
             x, weights = normal_grid(scheme.n_samples or max(256, 16 * m // self.d), self.d)
@@ -194,11 +196,11 @@ class _March:
         """theta_{k+1} of (45) from theta_k, and the record of the step."""
         scheme, objective = self.scheme, _Objective(self, theta, h)
         now = start = objective(theta)
-        model, factors, refused, last, size, converged = None, 0, 0, math.inf, math.inf, False
-        iterations = 0
+        model, fresh, factors, refused = self.model, False, 0, 0
+        last, size, converged, iterations = math.inf, math.inf, False, 0
         while iterations < scheme.max_iterations and not converged:
             if model is None:
-                model, factors = self._model(objective, now.theta), factors + 1
+                model, fresh, factors = self._model(objective, now.theta), True, factors + 1
             correction = -model.solve(now.slope, self.caution)
             share = 0.0
             try:
@@ -207,6 +209,9 @@ class _March:
             except PotentialError:
                 pass  # so far out that V is not finite
             if not share > 0.1:
+                if not fresh:  # the model is that of another theta
+                    model, last = None, math.inf
+                    continue
                 self.caution, refused = max(8 * self.caution, 1e-8), refused + 1
                 if refused > 60:
                     raise MarchError(
@@ -214,8 +219,6 @@ class _March:
                         "have degenerated, or the potential be rough. Try a step smaller than "
                         f"{h:.3g}, a larger damping, or more n_samples."
                     )
-                if last < math.inf:  # the model may be that of an earlier theta
-                    model, last = None, math.inf
                 continue
             iterations, moved = iterations + 1, objective.distance(trial.y, start.y)
             size = objective.distance(trial.y, now.y) / max(moved, 1e-12 * objective.spread)
@@ -226,7 +229,7 @@ class _March:
                 self.caution /= 5
             if share < 0.7 or size > 0.3 * last:
                 model = None
-            last = size
+            last, fresh, self.model = size, False, model
         return now.theta, {
             "h": h,
             "free_energy": now.energy,
