@@ -271,6 +271,7 @@ def test_studies():
         "entropy",
         "algorithm1",
         "metric",
+        "sampling",
     }
     assert exponent([10, 30, 100], [1, 9, 100]) == pytest.approx(2.0, abs=0.01)
     assert exponent([1], [1]) is None

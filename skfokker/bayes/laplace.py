@@ -16,6 +16,7 @@ from ..initial import Gaussian
 from ..potentials import check_potential
 from ..validation import torch_generator
 from .log_density import unvalidated
+from .modes import more_modes
 
 _OUTSIDE = 1e10  # what the optimiser sees outside the support
 
@@ -99,7 +100,9 @@ def laplace(
 ) -> Laplace:
     r"""Gaussian approximations of exp(-V), from a search for its modes.
 
-    Every start is followed by L-BFGS. At a few points of the path (its end among them) a Gaussian
+    Every start is followed by L-BFGS. Where that ends in more than one mode, the search goes on
+    about them, with many more starts, until it finds no new ones (:mod:`skfokker.bayes.modes`).
+    At a few points of the path (its end among them) a Gaussian
     is made of the local curvature, and the one with the best evidence bound is kept: at the end
     point for most posteriors; on the way where the density has no mode, as with the scale of a
     hierarchy that runs to zero (L. Zhang, B. Carpenter, A. Gelman, A. Vehtari, "Pathfinder:
@@ -147,6 +150,12 @@ def laplace(
     with unvalidated():
         found = [_follow(potential, x, noise) for x in points]
         found = _distinct([candidate for candidate in found if candidate is not None])
+        if sum(one[3] for one in found) > 1:  # a centre of indefinite curvature is no mode
+
+            def follow(x):
+                return _follow(potential, x, noise)
+
+            found = more_modes(potential, found, follow, _distinct, generator)
         if n_iterations:
             found = _distinct([_relax(potential, one, noise, n_iterations) for one in found])
     if not found:

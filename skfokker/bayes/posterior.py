@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 from torch import Tensor
 
 from ..validation import torch_generator
 from .evidence import Evidence, bridge_evidence, importance_evidence
 from .forward_check import ForwardCheck, forward_check
 from .metropolis import Chains, metropolis_states, run_length
+from .modes import MOST_MODES
 from .psis import effective_sample_size, psis, reliable_k
 from .report import verdict
 
 _DRAWS, _RESAMPLE, _METROPOLIS, _CHECK = 0, 1, 2, 3  # streams of one seed
+_EQUAL = 1e-3  # log ratios within this are those of an exact fit
 _CHUNK = 4096  # points a call of the log density gets
 
 
@@ -50,7 +53,7 @@ class Posterior:
     log_weights : ndarray (n,)
         Pareto-smoothed, normalised to sum 1.
     k : float
-        Pareto k of the log ratios.
+        Pareto k of the log ratios; -inf where they are all equal to 1e-3.
 
     Examples
     --------
@@ -86,6 +89,8 @@ class Posterior:
         self.x, self.log_p, self.log_q = self._propose(int(n_draws), _DRAWS)
         self.log_ratios = self.log_p - self.log_q
         self.log_weights, self.k = psis(self.log_ratios)
+        if np.ptp(self.log_ratios) < _EQUAL:  # a tail fitted to rounding errors says nothing
+            self.k = -math.inf
 
     # ------------------------------------------------------------------ draws
 
@@ -236,6 +241,18 @@ class Posterior:
         gap = self.x - self.weights @ self.x
         return (gap * self.weights[:, None]).T @ gap
 
+    @property
+    def unseen(self) -> float:
+        """Share of the evidence expected in ratios larger than any that was drawn.
+
+        One draw in n would be there, with a mean ratio of the largest seen over 1 - k (the tail
+        being that of Pareto index k). Where k exceeds 1/2 it is the better measure of the error.
+        """
+        if not self.k < 1:
+            return math.inf
+        largest = float(np.exp(self.log_ratios.max() - logsumexp(self.log_ratios)))
+        return largest / (1 - max(self.k, 0.0))
+
     # ------------------------------------------------------------------ trust
 
     @property
@@ -295,6 +312,18 @@ class Posterior:
             f"ESS / n = {self.efficiency:.3f}, ELBO {self.elbo}, log evidence {self.log_evidence}"
             + ("" if self.reliable else " (not to be trusted)"),
         ]
+        if self.reliable and self.k > 0.5:
+            lines.append(
+                "k above 0.5: the ratios have no finite variance, and what stands behind +- (that "
+                f"of the bridge too) is NO error bar. About {self.unseen:.1g} of the evidence lies "
+                "where p/q is larger than at any draw, and a region that the fit all but misses "
+                "can hold more. Compare another parametrisation or flow before trusting it."
+            )
+        if self.laplace is not None and len(self.laplace.modes) >= MOST_MODES:
+            lines.append(
+                f"The search for modes stopped at {MOST_MODES}: there may be many more, which no "
+                "draw is in. Evidence and weights are those of the modes that were found."
+            )
         outside = int((~np.isfinite(self.log_p)).sum())
         if outside:
             lines.append(f"{outside} draws lie outside the support of the target: weight 0.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -18,21 +18,24 @@ from ..flows import AffineFlow, Composition, ElementwiseFlow, Flow, TriangularFl
 from ..initial import Gaussian
 from ..potentials import Potential
 from ..schemes.base import Scheme
-from ..validation import SuggestingMixin
+from ..validation import SuggestingMixin, torch_generator
 from .constraints import Blocks, ConstrainedPotential
 from .equilibrium import FreeEnergyDescent
-from .laplace import laplace
+from .laplace import Laplace, laplace
 from .log_density import PyMCLogDensity, Wall, as_log_density
-from .mixture_law import DefensiveLaw, laplace_mixture
+from .mixture_law import DefensiveLaw, best_share, laplace_mixture
 from .posterior import Posterior
 from .precondition import Preconditioner
+from .scale_flow import ScaleFlow
+from .separable import coordinate_draws, is_separable, separable_flow
 
 
 def posterior_flow(d: int) -> Flow:
-    """Splines, triangular maps in both orders, splines, an affine map: for coupled posteriors."""
+    """Exponential scales, splines, triangular maps in both orders, splines, an affine map."""
     n_hidden = int(min(max(32, 4 * d), 128))
     return Composition(
         [
+            ScaleFlow(),
             ElementwiseFlow(n_intervals=12),
             TriangularFlow(n_hidden=n_hidden),
             TriangularFlow(n_hidden=n_hidden, reverse=True),
@@ -47,8 +50,10 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
 
     1. ``laplace``: modes by L-BFGS, a Gaussian over them.
     2. Precondition: working coordinates u with x = mean + L u, in which that Gaussian is N(0, I).
-    3. ``ParametricFokkerPlanck`` with beta = 1 from there to equilibrium; where the search has
-       found several modes, from a law fitted to draws of their Gaussians.
+    3. ``ParametricFokkerPlanck`` with beta = 1 from there to equilibrium. Where the log density is
+       a sum over coordinates, from a law fitted to their quantiles, which quadrature gives. Where
+       the search has found several modes, from a law fitted to draws of their Gaussians; where
+       these alone have an ESS/n above 0.9 no flow is fitted.
     4. :meth:`posterior`: draws, weights and diagnostics in the coordinates of the user.
 
     Parameters
@@ -59,6 +64,8 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
         How equilibrium is reached. None is ``FreeEnergyDescent(tolerance)``. With any other scheme
         (``LeastSquaresNested``) the march is made in time, to ``t_final="equilibrium"``.
     start : "laplace", (mean, covariance) or Gaussian, default="laplace"
+        Of a Gaussian given here the fit knows no other modes than those it covers; a search about
+        it, near and far, only lets the report say which were lost.
     n_starts : int, default=8
         Starts of the search for modes.
     spread : float, default=2
@@ -73,9 +80,14 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
 
     Attributes
     ----------
-    estimator_ : ParametricFokkerPlanck
-        In the working coordinates.
+    estimator_ : ParametricFokkerPlanck or None
+        In the working coordinates; None where the Gaussians of ``laplace_`` are the law.
+    separable_ : bool
+        Whether the log density was found to be a sum over coordinates.
     laplace_ : Laplace or None
+        Where the march starts; None where ``start`` was given.
+    search_ : Laplace or None
+        The modes that the report knows of.
     preconditioner_ : Preconditioner
     potential_ : Potential
         V in the unconstrained coordinates x.
@@ -165,10 +177,20 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
             starts = self.blocks_.free(starts).numpy()
         mean, root = self._start(d, starts)
         clock.lap("laplace")
+        width = torch.from_numpy(root).square().sum(1).sqrt()
+        self.separable_ = is_separable(self.potential_, self._everywhere(mean, root))
+        if self.separable_:  # a full root would couple what V leaves alone
+            root = np.diag(width.numpy())
         self.preconditioner_ = Preconditioner(mean, root)
+        self.estimator_ = None
+        if self.flow is None and not self.separable_ and self._gaussians_do():
+            clock.lap("fit")
+            self.seconds_ = clock.laps
+            return self
         scheme = FreeEnergyDescent(self.tolerance) if self.scheme is None else clone(self.scheme)
+        flow = separable_flow() if self.separable_ else posterior_flow(d)
         estimator = ParametricFokkerPlanck(
-            posterior_flow(d) if self.flow is None else clone(self.flow),
+            flow if self.flow is None else clone(self.flow),
             scheme,
             initial=self._initial(),
             random_state=self.random_state,
@@ -190,6 +212,8 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
 
     def law(self) -> Distribution:
         """The fitted law in the unconstrained coordinates x, as a torch distribution."""
+        if self.estimator_ is None:
+            return laplace_mixture(self.laplace_)
         return self.preconditioner_.law(self.estimator_.at())
 
     def posterior(
@@ -206,24 +230,28 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
         n_draws : int
         defensive : float, optional
             Share of the draws taken from the Gaussians of ``laplace_`` in the place of the fit, so
-            that no mode which the search has found is without draws. None: 0.1 where several modes
-            count (one per cent of the mass each), else 0.
+            that no mode which the search has found is without draws. None: where several modes
+            count (one per cent of the mass each) what :func:`best_share` finds, else 0. At 1 the
+            Gaussians are all of the law.
         random_state : int, RandomState instance or None
             None takes that of the sampler.
         """
         before = time.perf_counter()
         law = self.law()
-        if defensive is None:
-            defensive = 0.1 if self._several_modes() else 0.0
-        if defensive and self.laplace_ is not None:
-            law = DefensiveLaw(law, laplace_mixture(self.laplace_), defensive)
+        if self.estimator_ is not None and self.laplace_ is not None:
+            safe = laplace_mixture(self.laplace_)
+            if defensive is None:
+                apart = self._several_modes() and not self.separable_
+                defensive = self._pilot(lambda: best_share(self.potential_, law, safe)) * apart
+            if defensive:
+                law = safe if defensive == 1 else DefensiveLaw(law, safe, defensive)
         posterior = Posterior(
             self.potential_,
             law,
             n_draws,
             blocks=self.blocks_,
             random_state=self.random_state if random_state is None else random_state,
-            laplace=self.laplace_,
+            laplace=self.search_,
         )
         self.seconds_["draws"] = time.perf_counter() - before
         return posterior
@@ -257,7 +285,7 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
 
     def _start(self, d: int, starts: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean (d,) and root (d, d) of the Gaussian that the march starts from."""
-        self.laplace_ = None
+        self.laplace_ = self.search_ = None
         if self.start == "laplace":
             self.laplace_ = laplace(
                 self.potential_,
@@ -267,11 +295,38 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
                 spread=self.spread,
                 random_state=self.random_state,
             )
+            self.search_ = self.laplace_
             gaussian = self.laplace_.gaussian(self.inflate)
         else:
             gaussian = self.start if isinstance(self.start, Gaussian) else Gaussian(*self.start)
         mean, root = gaussian.moments(d)
+        if self.search_ is None:
+            self.search_ = self._look_around(mean, root, starts)
         return mean.numpy(), root.numpy()
+
+    def _everywhere(self, mean: np.ndarray, root: np.ndarray) -> np.ndarray:
+        """Points (512, d) about the start and in all the modes known, twice as wide as these."""
+        rng = np.random.default_rng(0)
+        points = mean + 2 * rng.normal(size=(512, len(mean))) @ root.T
+        if self.search_ is not None:
+            k = len(self.search_.modes)
+            modes = rng.integers(k, size=256)
+            noise = 2 * rng.normal(size=(256, len(mean)))
+            near = np.einsum("nij,nj->ni", self.search_.roots[modes], noise)
+            points[:256] = self.search_.modes[modes] + near
+        return points
+
+    def _look_around(self, mean: torch.Tensor, root: torch.Tensor, starts: Any) -> Laplace | None:
+        """Modes about a Gaussian start, from 1 to 25 times its width; None where none is found."""
+        if starts is None:
+            rng = np.random.default_rng(0)
+            reach = self.spread * np.resize([1.0, 5.0, 25.0], (3 * self.n_starts, 1))
+            noise = rng.normal(size=(3 * self.n_starts, len(mean)))
+            starts = mean.numpy() + (reach * noise) @ root.numpy().T
+        try:
+            return laplace(self.potential_, starts=starts, random_state=self.random_state)
+        except ValueError:
+            return None
 
     def _several_modes(self) -> bool:
         """Whether more than one true mode counts: a centre of indefinite curvature is none."""
@@ -286,11 +341,35 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
         Descent of the free energy never finds a mode that its start gives no mass; a start fitted
         to draws by maximum likelihood covers them all.
         """
+        if self.separable_ and self.laplace_ is not None:
+            mean, width = self.preconditioner_.mean, self.preconditioner_.root.diagonal()
+            x = coordinate_draws(self.potential_, mean, width, 4096, seed=0)
+            return (x - mean.numpy()) / width.numpy()
         if not self._several_modes():
             return None
         x = torch.from_numpy(self.laplace_.sample(4096, self.random_state))
         mean, root = self.preconditioner_.mean, self.preconditioner_.root
         return torch.linalg.solve_triangular(root, (x - mean).T, upper=False).T.numpy()
+
+    def _pilot(self, work: Callable[[], float]) -> float:
+        """Work that draws from torch's global stream, on a seed of its own."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_generator(self.random_state, 2002).initial_seed())
+            return work()
+
+    def _gaussians_do(self) -> bool:
+        """Whether several modes are so Gaussian that no flow has to be fitted."""
+        if not self._several_modes():
+            return False
+        safe = laplace_mixture(self.laplace_)
+
+        def efficiency() -> float:
+            x = safe.sample((2000,))
+            log_ratios = (-self.potential_(x) - safe.log_prob(x)).nan_to_num(nan=-torch.inf)
+            weights = (log_ratios - log_ratios.max()).exp()
+            return float(weights.mean().square() / weights.square().mean())
+
+        return self._pilot(efficiency) > 0.9
 
     def _inside(self, mean: np.ndarray, root: np.ndarray) -> torch.Tensor:
         """A point of finite log density (1, d) near the middle of the start."""

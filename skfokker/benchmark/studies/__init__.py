@@ -7,6 +7,7 @@ from .common import StudyOptions, exponent
 from .dimension import dimension
 from .entropy import entropy
 from .metric import metric
+from .sampling import sampling
 from .throughput import throughput
 from .tolerance import tolerance
 
@@ -18,6 +19,7 @@ STUDIES = {
     "entropy": entropy,
     "algorithm1": algorithm1,
     "metric": metric,
+    "sampling": sampling,
 }
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "entropy",
     "exponent",
     "metric",
+    "sampling",
     "throughput",
     "tolerance",
 ]
