@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from skfokker import ParametricFokkerPlanck, metrics, problems
 from skfokker.flows import AffineFlow
 from skfokker.schemes.least_squares import LeastSquaresNested
+from skfokker.schemes.points import sobol_normal, tail_normal
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +80,21 @@ def test_continuation_certifies_the_whole_span():
     assert fit.certificate_.times[0] == 0 and fit.certificate_.times[-1] == 0.6
     assert fit.certificate_.kl(0.6) >= fit.certificate_.kl(0.3)
     assert fit.certificate_.kl(0.3) < 10 * first + 1e-6
+
+
+@pytest.mark.parametrize("d", [1, 10, 50])
+def test_points_in_the_tails_are_unbiased_and_less_noisy_there(d):
+    """Means of 1, |x|^2 and of an indicator of the tail, over 200 independent point sets."""
+    far = stats.chi2.ppf(0.999, d)
+    ours, plain = [], []
+    for seed in range(200):
+        x, weights = tail_normal(256, d, seed)
+        size = x.square().sum(1)
+        values = weights.sum(), weights @ size / d, weights @ (size > far).to(weights) / 1e-3
+        ours.append([float(v) for v in values])
+        plain.append(
+            float((sobol_normal(256, d, seed).square().sum(1) > far).double().mean()) / 1e-3
+        )
+    error = np.std(ours, axis=0) / np.sqrt(len(ours))
+    assert (np.abs(np.mean(ours, axis=0) - 1) < 4 * error + 1e-4).all()
+    assert np.std([row[2] for row in ours]) < 0.5 * np.std(plain)
