@@ -1,11 +1,11 @@
 """What the examples ``bayes_*.py`` share: a long ensemble run beside the fit, and a table.
 
-Needs emcee (``pip install emcee``).
+Needs emcee or BlackJAX (``pip install emcee blackjax``), whichever the example names.
 """
 
+import os
 import time
 
-import emcee
 import numpy as np
 import torch
 
@@ -18,6 +18,8 @@ def ensemble(posterior, n_steps=6000, n_walkers=None, seed=0):
     Returns unconstrained chains (walkers, steps, d) after a burn-in of a quarter, the seconds they
     took, and their effective number of draws (the smallest over the coordinates).
     """
+    import emcee
+
     d = posterior.x.shape[1]
     n_walkers = n_walkers or max(64, 4 * d)
     start = mcmc_start(posterior, n_walkers)["positions"]
@@ -85,6 +87,10 @@ def report(name, posterior, seconds, chains, chain_seconds, n_effective):
         f"log evidence: importance {posterior.log_evidence}, bridge {own}, "
         f"bridge with the chains' draws {other}"
     )
-    print(f"seconds: fit {seconds:.1f}, chains {chain_seconds:.1f}", flush=True)  # fmt: skip
+    print(
+        f"seconds: fit {seconds:.1f}, chains {chain_seconds:.1f} "
+        f"(load of the machine {os.getloadavg()[0]:.1f})",
+        flush=True,
+    )
     assert effective_draws(thinned.log_ratios) > 0
     return by_mean, by_sd

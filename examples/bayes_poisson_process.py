@@ -54,8 +54,7 @@ named = {
     "z": (constraints.real, (n_bins,)),
 }
 before = time.perf_counter()
-settings = {"random_state": 0, "n_draws": 20000, "tolerance": 3e-3}
-posterior = sample_posterior(log_posterior, constraints=named, **settings)
+posterior = sample_posterior(log_posterior, constraints=named, random_state=0, n_draws=40000)
 seconds = time.perf_counter() - before
 posterior.forward_check()
 
