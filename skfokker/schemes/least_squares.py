@@ -52,7 +52,8 @@ class LeastSquaresNested(Scheme):
         smaller ones.
     n_samples : int or None, default=None
         Points of the expectation. None takes 16 a parameter of a coordinate (separable case),
-        else enough for 6 to 12 equations an unknown, from 512 to 8192.
+        else enough for 6 to 12 equations an unknown, twice that above 600 parameters, from 512 to
+        8192.
     damping : float or None, default=None
         Added to the diagonal of the metric, relative to its mean. None takes 1e-8, and 1e-4
         with conjugate gradients.
@@ -238,8 +239,10 @@ class _March:
             x, weights = normal_grid(self.n, d)
             self.points = x.to(theta), weights.to(theta)
         else:
-            # equations (n d) to unknowns: 6 to 12, or 4 where each row is a problem of its own
-            unknowns = 4 * (d + 1) if isinstance(flow, AffineFlow) else 6 * m / d
+            # equations (n d) to unknowns: 6 to 12, or 4 where each row is a problem of its own;
+            # maps of many parameters, solved without their metric, can afford twice as many
+            share = 6 if m <= 600 else 12
+            unknowns = 4 * (d + 1) if isinstance(flow, AffineFlow) else share * m / d
             enough = 2 ** math.ceil(math.log2(max(512, unknowns)))
             self.n = scheme.n_samples or min(8192, enough)
             self._draw()
