@@ -12,10 +12,9 @@ from skfokker.bayes import DefensiveLaw, FreeEnergyDescent, Posterior, Posterior
 from skfokker.bayes.laplace import Laplace
 from skfokker.bayes.mixture_law import best_share
 from skfokker.bayes.modes import MOST_MODES
-from skfokker.bayes.scale_flow import ScaleFlow
 from skfokker.bayes.separable import coordinate_draws, is_separable
 from skfokker.benchmark.studies import STUDIES, StudyOptions
-from skfokker.flows import AutogradLinearization
+from skfokker.flows import AutogradLinearization, ScaleFlow
 from skfokker.potentials import EightModes, Funnel, GaussianMixture, ManyWell
 
 GRID = np.array(list(itertools.product([-10.0, -5.0, 0.0, 5.0, 10.0], repeat=2)))
@@ -106,16 +105,20 @@ def test_weights_without_variance_void_the_error_of_the_evidence():
     assert "NO error bar" not in str(fine) and fine.unseen < 1e-3
 
 
-def test_scale_flow_is_the_funnel():
+def test_scale_flow():
     d, flow = 4, ScaleFlow()
     matrix = torch.zeros(d, d).double()
-    matrix[1:, 0] = 1.5
+    matrix[1:, 0] = 1.5  # of the funnel, whose first coordinate has scale 3
     theta = matrix[tuple(torch.tril_indices(d, d, -1))]
     z = torch.from_numpy(np.random.default_rng(0).normal(size=(6, d)))
     x, log_det = flow.forward(theta, z)
-    x = torch.cat([3 * x[:, :1], x[:, 1:]], 1)  # the scale of the first coordinate is affine
-    expected = Normal(0.0, 1.0).log_prob(z).sum(1) - log_det - np.log(3)
-    torch.testing.assert_close(-Funnel(d)(x), expected)
+    law = Normal(0.0, 1.0).log_prob(z).sum(1) - log_det - np.log(3)
+    neck = 20 * torch.tanh(1.5 * z[:, :1] / 20) * 2  # 3 z_0 but for the bound
+    exact = -Funnel(d)(torch.cat([neck, x[:, 1:]], 1))
+    exact = exact + ((neck / 3)[:, 0].square() - z[:, 0].square()) / 2
+    torch.testing.assert_close(law, exact)
+    far = torch.tensor([[-300.0, 1.0, 1.0, 1.0], [300.0, 1.0, 1.0, 1.0]]).double()
+    assert all(torch.isfinite(a).all() for a in flow.inverse(theta, far))
 
     theta = 0.4 * torch.from_numpy(np.random.default_rng(1).normal(size=flow.n_parameters(d)))
     v = torch.from_numpy(np.random.default_rng(2).normal(size=(6, d)))

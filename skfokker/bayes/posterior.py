@@ -209,7 +209,8 @@ class Posterior:
         """Chains (n_chains, n_draws, d) of another sampler, unconstrained, for :meth:`bridge`."""
         x = np.asarray(x, dtype=float)
         flat = torch.from_numpy(np.ascontiguousarray(x.reshape(-1, x.shape[-1])))
-        ratios = self._log_p(flat) - self.law.log_prob(flat).detach().numpy()
+        log_q = self.law.log_prob(flat).detach().nan_to_num(nan=-math.inf).numpy()
+        ratios = self._log_p(flat) - log_q  # +inf where q has no mass at all
         return Chains(x, ratios.reshape(x.shape[:-1]), math.nan)
 
     def expectation(self, function: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch.distributions import Distribution
 
-from ..flows import AffineFlow, Composition, ElementwiseFlow, Flow, TriangularFlow
+from ..flows import AffineFlow, Composition, ElementwiseFlow, Flow, ScaleFlow, TriangularFlow
 from ..initial import Gaussian
 from ..potentials import Potential
 from ..schemes.base import Scheme
@@ -26,7 +26,6 @@ from .log_density import PyMCLogDensity, Wall, as_log_density
 from .mixture_law import DefensiveLaw, best_share, laplace_mixture
 from .posterior import Posterior
 from .precondition import Preconditioner
-from .scale_flow import ScaleFlow
 from .separable import coordinate_draws, is_separable, separable_flow
 
 

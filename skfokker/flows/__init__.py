@@ -8,6 +8,7 @@ from .elementwise import ElementwiseFlow
 from .frame import Frame
 from .inverse import Inverse
 from .planar import PlanarFlow
+from .scale import ScaleFlow
 from .triangular import TriangularFlow
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Inverse",
     "Linearization",
     "PlanarFlow",
+    "ScaleFlow",
     "TriangularFlow",
     "choose_flow",
 ]
