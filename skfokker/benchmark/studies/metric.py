@@ -46,7 +46,7 @@ CASES = (
     Case("quadratic-2d-aniso", 0.7, AffineFlow, 0.01),
     Case("quadratic-10d", 0.7, AffineFlow, 0.01),
     Case("quadratic-2d-iso", 0.7, lambda: PlanarFlow(10), 0.01),
-    Case("rosenbrock-2d", 0.1, _triangular, 0.005),
+    Case("rosenbrock-2d", 0.05, _triangular, 0.005),
 )
 
 
