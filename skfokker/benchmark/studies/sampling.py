@@ -142,6 +142,8 @@ def _verdict(posterior) -> str:
     text, said = posterior.report(), []
     if "do not use: weighted" in text or "need more than these" in text:
         said.append("do not use (k)")
+    if "NO error bar" in text:
+        said.append("± is no error bar (k)")
     if "LOST MODE" in text:
         said.append(f"{text.count('LOST MODE')} lost modes")
     if "NOT stationary" in text:
