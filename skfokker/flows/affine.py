@@ -45,7 +45,9 @@ class AffineFlow(Flow):
         i, j = torch.triu_indices(d, d, 1, device=theta.device)
         zeros = theta.new_zeros(d, d)
         upper = zeros.index_put((i, j), theta[2 * d : 2 * d + k]) + torch.diag(log_scale.exp())
-        lower = zeros.index_put((j, i), theta[2 * d + k :]) + torch.eye(d).to(theta)
+        lower = zeros.index_put((j, i), theta[2 * d + k :]) + torch.eye(
+            d, dtype=theta.dtype, device=theta.device
+        )
         return shift, lower, upper
 
     def forward(self, theta, x):
@@ -149,7 +151,9 @@ class _AffineLinearization(Linearization):
 
     def jacobian(self, left=None):
         n, d, x = len(self.x), self.d, self.x
-        left = torch.eye(d).to(x).expand(n, d, d) if left is None else left
+        left = (
+            torch.eye(d, dtype=x.dtype, device=x.device).expand(n, d, d) if left is None else left
+        )
         if self.flow.diagonal:
             return torch.cat([left, left * (self.upper * x)[:, None]], 2), left * self.upper
         i, j = torch.triu_indices(d, d, 1, device=x.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -36,10 +36,7 @@ class TriangularFlow(Flow):
 
     def _masks(self, d):
         """Which inner weights (M, d) and which outer weights (d, M) exist."""
-        degree = 1 + torch.arange(self.n_hidden) * (d - 1) // self.n_hidden
-        inner = torch.arange(d)[None] < degree[:, None]
-        outer = torch.arange(d)[:, None] >= degree[None]
-        return inner, outer
+        return _masks(self.n_hidden, d)
 
     def n_parameters(self, d):
         if d == 1:
@@ -63,14 +60,14 @@ class TriangularFlow(Flow):
 
     def _parts(self, theta, d):
         """Inner weights (M, d), biases (M,), outer weights of s and m (d, M)."""
-        inner, outer = (mask.to(theta.device) for mask in self._masks(d))
-        sizes = [int(inner.sum()), self.n_hidden, int(outer.sum()), int(outer.sum())]
-        w, b, s, m = theta.split(sizes)
+        M = self.n_hidden
+        inner, outer = _places(M, d, theta.device)
+        w, b, s, m = theta.split([len(inner[0]), M, len(outer[0]), len(outer[0])])
 
-        def fill(mask, values):
-            return theta.new_zeros(mask.shape).index_put(torch.nonzero(mask, as_tuple=True), values)
+        def fill(shape, where, values):
+            return theta.new_zeros(shape).index_put(where, values)
 
-        return fill(inner, w), b, fill(outer, s), fill(outer, m)
+        return fill((M, d), inner, w), b, fill((d, M), outer, s), fill((d, M), outer, m)
 
     def is_dormant(self, theta, d):
         """Whether the outer weights are zero, so that the hidden units have no effect."""
@@ -94,7 +91,8 @@ class TriangularFlow(Flow):
         weight, bias, _, _ = self._parts(theta, d)
         inputs = x.flip(1) if self.reverse else x
         hidden = torch.tanh(inputs @ weight.T + bias)
-        seen = [hidden[:, row] for row in self._masks(d)[1]]
+        # the units that a coordinate may use come first
+        seen = [hidden[:, :units] for units in self._masks(d)[1].sum(1).tolist()]
         seen = seen[::-1] if self.reverse else seen
         return [torch.cat([h, h * x[:, i, None]], 1) for i, h in enumerate(seen)]
 
@@ -135,6 +133,21 @@ class TriangularFlow(Flow):
         return _TriangularLinearization(self, theta, x)
 
 
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept serves gradients too
+def _masks(n_hidden: int, d: int) -> tuple[Tensor, Tensor]:
+    degree = 1 + torch.arange(n_hidden) * (d - 1) // n_hidden
+    return torch.arange(d)[None] < degree[:, None], torch.arange(d)[:, None] >= degree[None]
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _places(n_hidden: int, d: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Rows and columns of the weights that exist; made once, as finding them waits for a GPU."""
+    masks = _masks(n_hidden, d)
+    return [tuple(k.to(device) for k in torch.nonzero(mask, as_tuple=True)) for mask in masks]
+
+
 class _TriangularLinearization(Linearization):
     """Written for the order 1..d; points and tangents are flipped on the way in and out."""
 
@@ -166,7 +179,7 @@ class _TriangularLinearization(Linearization):
     @cached_property
     def by_y(self):
         """Its inverse: products with it are many, in every conjugate-gradient iteration."""
-        identity = torch.eye(self.d).to(self.x).expand_as(self.by_x)
+        identity = torch.eye(self.d, dtype=self.x.dtype, device=self.x.device).expand_as(self.by_x)
         return torch.linalg.solve_triangular(self.by_x, identity, upper=False)
 
     def grad_log_det(self):
@@ -191,11 +204,11 @@ class _TriangularLinearization(Linearization):
         return self._flip(dy if dx is None else dy + self.scale * dx)
 
     def _flatten(self, weight, bias, outer_s, outer_m):
-        inner, outer = self._masks()
-        return torch.cat([weight[..., inner], bias, outer_s[..., outer], outer_m[..., outer]], -1)
+        inner, outer = self._places()
+        return torch.cat([weight[inner], bias, outer_s[outer], outer_m[outer]])
 
-    def _masks(self):
-        return (mask.to(self.x.device) for mask in self.flow._masks(self.d))
+    def _places(self):
+        return _places(self.flow.n_hidden, self.d, self.x.device)
 
     def vjp(self, v):
         v = self._flip(v)
@@ -208,12 +221,14 @@ class _TriangularLinearization(Linearization):
 
     def jacobian(self, left=None):
         n, d = self.x.shape
-        left = torch.eye(d).to(self.x).expand(n, d, d) if left is None else left
+        left = (
+            torch.eye(d, dtype=self.x.dtype, device=self.x.device).expand(n, d, d)
+            if left is None
+            else left
+        )
         left = self._flip(left)
         by_active = left @ self._by_hidden()
-        inner, outer = self._masks()
-        unit, coordinate = torch.nonzero(inner, as_tuple=True)
-        row, feature = torch.nonzero(outer, as_tuple=True)
+        (unit, coordinate), (row, feature) = self._places()
         by_m = left[:, :, row] * self.hidden[:, None, feature]
         columns = [
             by_active[:, :, unit] * self.x[:, None, coordinate],

@@ -48,8 +48,8 @@ class Growing:
     def index(self) -> Tensor:
         """Entries of theta that belong to the awake layers."""
         if not self.asleep:
-            return torch.arange(len(self.theta))
-        parts = self.flow.split(torch.arange(len(self.theta)), self.d)
+            return torch.arange(len(self.theta), device=self.theta.device)
+        parts = self.flow.split(torch.arange(len(self.theta), device=self.theta.device), self.d)
         return torch.cat([part for i, part in enumerate(parts) if i not in self.asleep])
 
     def active(self) -> Tensor:

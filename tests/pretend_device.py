@@ -1,0 +1,102 @@
+"""A device that computes on the CPU but is strict: for tests of what happens on a GPU.
+
+Tensors there report the device "meta" and hold their numbers on the CPU. As on a GPU, an
+operation may not mix them with tensors of the CPU (numbers excepted), and reading a value waits
+for the device: such readings and the copies to the device are counted, by the line that makes them.
+"""
+
+import collections
+import sys
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+DEVICE = torch.device("meta")
+aten = torch.ops.aten
+COPIES = {aten._to_copy.default, aten.copy_.default}
+WAITS = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default}
+
+
+class There(torch.Tensor):
+    """A tensor of the pretended device."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(),
+            dtype=inner.dtype, device=DEVICE,
+        )  # fmt: skip
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __repr__(self):
+        return f"There({self.inner!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return _run(function, args, kwargs or {}, None)
+
+
+class PretendDevice(TorchDispatchMode):
+    """Inside, DEVICE is there.
+
+    Attributes
+    ----------
+    waits, copies : Counter
+        By the place in the package, "file:line".
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.waits, self.copies = collections.Counter(), collections.Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return _run(function, args, kwargs or {}, self)
+
+
+def _place():
+    frame = sys._getframe()
+    while frame and "/skfokker/" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    if frame is None:
+        return "outside"
+    return f"{frame.f_code.co_filename.rpartition('/skfokker/')[2]}:{frame.f_lineno}"
+
+
+def _run(function, args, kwargs, mode):
+    tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, torch.Tensor)]
+    there = [t for t in tensors if isinstance(t, There)]
+    here = [t for t in tensors if not isinstance(t, There) and t.ndim > 0]
+    if there and here and function not in COPIES:
+        shapes = [[tuple(t.shape) for t in side] for side in (there, here)]
+        raise RuntimeError(f"{function} mixes devices at {_place()}: shapes {shapes}")
+    target = kwargs.get("device")
+    if target is not None:
+        target = torch.device(target)
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    wanted = bool(there) if target is None else target.type == DEVICE.type
+    if function is aten.copy_.default:
+        wanted = isinstance(args[0], There)
+    if mode is not None:
+        masks = function in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
+        waits = function in WAITS or (masks and any(t.dtype == torch.bool for t in tensors[1:]))
+        if there and (waits or (function in COPIES and not wanted)):
+            mode.waits[_place()] += 1
+        if function in COPIES and wanted and here:
+            mode.copies[_place()] += 1
+
+    def unwrap(a):
+        return a.inner if isinstance(a, There) else a
+
+    inputs, named = tree_map(unwrap, args), tree_map(unwrap, kwargs)
+    result = function(*inputs, **named)
+    known = {id(t.inner): t for t in there}
+
+    def wrap(a):
+        if not isinstance(a, torch.Tensor) or not wanted:
+            return a
+        return known[id(a)] if id(a) in known else There(a)
+
+    return tree_map(wrap, result)

@@ -1,0 +1,134 @@
+"""Everything is made where it is needed, and little is read back: on a device that is strict."""
+
+import numpy as np
+import pytest
+import torch
+from pretend_device import DEVICE, PretendDevice, There
+
+from skfokker import ParametricFokkerPlanck, estimator, law
+from skfokker.flows import (
+    AffineFlow,
+    Composition,
+    ElementwiseFlow,
+    Inverse,
+    PlanarFlow,
+    TriangularFlow,
+)
+from skfokker.potentials import Quadratic, StyblinskiTang
+from skfokker.schemes import AdamNested, FlatGradient, ForwardEuler, LeastSquaresNested
+
+D = 3
+TRIANGULAR = Composition(
+    [Inverse(TriangularFlow(5)), Inverse(TriangularFlow(5, reverse=True)), AffineFlow()]
+)
+FLOWS = [
+    AffineFlow(),
+    AffineFlow(diagonal=True),
+    ElementwiseFlow(8),
+    Inverse(ElementwiseFlow(8)),
+    TriangularFlow(5),
+    Inverse(TriangularFlow(5, reverse=True)),
+    PlanarFlow(4),
+    TRIANGULAR,
+]
+
+
+def everything(flow, theta, x):
+    """All that a flow can be asked at points x."""
+    linearization = flow.linearize(theta, x)
+    results = [*flow.forward(theta, x), *flow.inverse(theta, x)]
+    results += [linearization.y, linearization.push_score(-x), linearization.jvp(theta)]
+    results += [*linearization.vjp(x), *linearization.jacobian()]
+    if flow.separable:
+        results += linearization.coordinate_moments(torch.ones_like(x), x[..., None])
+    return results
+
+
+def state(flow):
+    generator = torch.Generator().manual_seed(0)
+    theta = flow.init(D, generator)
+    noise = torch.randn(len(theta), generator=generator, dtype=torch.float64)
+    return theta + 0.05 * noise, torch.randn(20, D, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=repr)
+def test_flows_stay_on_their_device(flow):
+    expected = everything(flow, *state(flow))
+    with PretendDevice():
+        results = everything(flow, *(tensor.to(DEVICE) for tensor in state(flow)))
+    assert all(isinstance(result, There) for result in results)
+    for result, reference in zip(results, expected, strict=True):
+        assert torch.equal(result.inner, reference)
+
+
+@pytest.mark.parametrize("flow", [AffineFlow(), TriangularFlow(5), Inverse(TriangularFlow(5))])
+def test_maps_without_iterations_wait_for_nothing(flow):
+    everything(flow, *state(flow))
+    with PretendDevice() as device:
+        theta, x = (tensor.to(DEVICE) for tensor in state(flow))
+        everything(flow, theta, x)  # what is made once is made
+        device.waits.clear()
+        device.copies.clear()
+        everything(flow, theta, x)
+    assert not device.waits and not device.copies
+
+
+@pytest.mark.parametrize("flow", FLOWS, ids=repr)
+def test_single_precision(flow):
+    """Float32 in, float32 out, to 2e-4 of the size of the float64 result (Jacobians included)."""
+    theta, x = state(flow)
+    single = everything(flow, theta.float(), x.float())
+    for result, reference in zip(single, everything(flow, theta, x), strict=True):
+        assert result.dtype == torch.float32
+        assert (result - reference).abs().max() <= 2e-4 * max(1.0, float(reference.abs().max()))
+
+
+TILTED = Quadratic(np.ones(D), np.eye(D) + 0.3)
+SCHEMES = {
+    "coordinates": (
+        StyblinskiTang(D),
+        Inverse(ElementwiseFlow(8)),
+        LeastSquaresNested(n_samples=64),
+    ),
+    "affine": (Quadratic(np.zeros(D)), AffineFlow(), LeastSquaresNested()),
+    "direct": (
+        TILTED,
+        TRIANGULAR,
+        LeastSquaresNested(1e-2, n_samples=64, max_step=0.01, feature_iterations=3),
+    ),
+    "cg": (
+        TILTED,
+        TRIANGULAR,
+        LeastSquaresNested(1e-2, n_samples=64, max_step=0.01, feature_iterations=3, solver="cg"),
+    ),
+    "euler": (Quadratic(np.zeros(D)), AffineFlow(), ForwardEuler(n_samples=64)),
+    "flat": (Quadratic(np.zeros(D)), AffineFlow(), FlatGradient(n_samples=64)),
+    "adam": (
+        Quadratic(np.zeros(D)),
+        AffineFlow(),
+        AdamNested(n_outer=2, n_inner=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_whole_fits_stay_on_their_device(name, monkeypatch):
+    """March, certificate, draws and densities, with the bits of the CPU."""
+    potential, flow, scheme = SCHEMES[name]
+
+    def results():
+        fit = ParametricFokkerPlanck(flow, scheme, random_state=0, t_final=0.02, tol=1e3)
+        fit.fit(potential)
+        points = fit.sample(10, random_state=1)
+        answers = [points, fit.log_density(points), fit.grad_log_density(points)]
+        answers += [fit.velocity(points, 0.01), fit.transform(points), fit.thetas_]
+        return [*answers, fit.certificate_.kl()]
+
+    expected = results()
+    for module in (estimator, law):
+        monkeypatch.setattr(module, "resolve_device", lambda device: DEVICE)
+    with PretendDevice() as device:
+        answers = results()
+    assert device.waits and device.copies  # it was there
+    for answer, reference in zip(answers, expected, strict=True):
+        np.testing.assert_array_equal(answer, reference)
