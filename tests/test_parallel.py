@@ -13,9 +13,13 @@ import pytest
 import torch
 
 from skfokker import ParametricFokkerPlanck
+from skfokker.equation import FokkerPlanck
+from skfokker.flows import AffineFlow, Composition, ElementwiseFlow, Inverse, TriangularFlow
 from skfokker.parallel import ALONE, data_parallel
-from skfokker.potentials import Quadratic
-from skfokker.schemes.normal_equations import in_pairs
+from skfokker.potentials import Quadratic, StyblinskiTang
+from skfokker.schemes import normal_equations
+from skfokker.schemes.normal_equations import InnerProblem, in_pairs
+from skfokker.schemes.points import sobol_normal
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
@@ -212,3 +216,33 @@ def test_sums_in_pairs():
     total = in_pairs(terms)
     assert total[0] == 21 and total[1].tolist() == [91, 91]
     assert ALONE.sum(*total)[0] == 21
+
+
+@pytest.mark.parametrize(
+    ("solver", "first"),
+    [
+        ("DirectSolver", [Inverse(TriangularFlow(6)), AffineFlow()]),
+        ("ConjugateGradientSolver", [Inverse(TriangularFlow(6)), AffineFlow()]),
+        ("AffineSolver", None),
+        ("CoordinateSolver", [Inverse(ElementwiseFlow(8)), AffineFlow(diagonal=True)]),
+    ],
+)
+def test_blocks_of_points_give_the_same(solver, first):
+    """Derivatives computed anew for 40 points at a time, or held for all."""
+    d, n = 3, 512
+    flow = AffineFlow() if first is None else Composition(first)
+    generator = torch.Generator().manual_seed(0)
+    theta = flow.init(d, generator)
+    theta = theta + 0.05 * torch.randn(len(theta), generator=generator, dtype=torch.float64)
+    x, weights = sobol_normal(n, d, 1), torch.full((n,), 1 / n, dtype=torch.float64)
+    equation = FokkerPlanck(StyblinskiTang(d), 1.0, d, separable=True)
+    found = []
+    for max_numbers in (2**27, 40 * (d + len(theta))):
+        problem = InnerProblem(equation, flow, theta, x, weights, max_numbers=max_numbers)
+        options = {"tolerance": 1e-10} if solver == "ConjugateGradientSolver" else {}
+        solution = getattr(normal_equations, solver)(flow, d, 1e-6, **options).solve(problem)
+        found.append((solution.residual, problem))
+    (residual, whole), (by_block, blocks) = found
+    torch.testing.assert_close(by_block, residual, rtol=0, atol=1e-6)
+    assert len(blocks.linearization.rows) == 13 and blocks.linearization.kept is None
+    assert blocks.spread() == pytest.approx(whole.spread(), rel=1e-12)
