@@ -100,7 +100,8 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
     density_ : estimator
         The fitted ``from_samples`` component; only where draws were given.
     initial_error_ : float
-        KL(rho_0 | rho_theta(0)), 0 where the start is met exactly.
+        KL(rho_theta(0) | rho_0), 0 where the start is met exactly; KL(rho_0 | rho_theta(0)) for a
+        start given by draws, whose density is not known.
     history_ : list of dict
         One record a step: ``t``, ``wall_time`` in seconds, and what the scheme has to say
         (``h``, ``free_energy``, ``residual``, ``iterations``).

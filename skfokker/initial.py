@@ -19,8 +19,10 @@ from torch.distributions import (
 )
 
 from .distribution import TransportedNormal
+from .equation import log_normal
 from .flows.base import Flow
 from .potentials.base import as_covariance, as_float64
+from .schemes.points import sobol_normal
 
 N_DRAWS = 4096  # draws of a law that is not Gaussian, for the fit and again for its error
 
@@ -54,7 +56,7 @@ class Gaussian(BaseEstimator):
 def initial_parameters(
     initial: Any, flow: Flow, d: int, generator: torch.Generator, device: torch.device
 ) -> tuple[Tensor, float]:
-    """Parameters theta_0 of the start, and its error E_0 = KL(rho_0 | rho_theta_0).
+    """Parameters theta_0 of the start, and its error E_0 (see :func:`initial_error`).
 
     Parameters
     ----------
@@ -70,9 +72,9 @@ def initial_parameters(
     -------
     theta : Tensor (m,)
     error : float
-        0 where the start is met exactly. Otherwise estimated on draws that were not fitted: from
-        both log densities for a distribution, and for an array with the nearest-neighbour
-        estimate of its entropy (which is biased upwards in high dimension).
+        0 where the start is met exactly. Otherwise estimated: from both log densities for a
+        distribution, and for an array with the nearest-neighbour estimate of its entropy (which is
+        biased upwards in high dimension).
     """
     theta = flow.init(d, generator).to(device, torch.float64)
     gaussian = _as_gaussian(initial)
@@ -84,18 +86,57 @@ def initial_parameters(
         if exact is not None:
             return exact, 0.0
         initial = MultivariateNormal(mean.cpu(), scale_tril=scale.cpu())
-    if isinstance(initial, Distribution):
-        draws, held_out = _draw(initial, d, generator), _draw(initial, d, generator)
-    else:
-        draws = _as_draws(initial, d)
-        order = torch.randperm(len(draws), generator=generator)
-        held_out, draws = draws[order].tensor_split([max(len(draws) // 5, 2)])
+    draws, held_out = initial_draws(initial, d, N_DRAWS, generator)
     theta = maximum_likelihood(flow, theta, draws.to(device))
-    fitted = TransportedNormal(flow, theta, d).log_prob(held_out.to(device)).cpu()
+    return theta, initial_error(initial, flow, theta, held_out)
+
+
+def initial_draws(
+    initial: Any, d: int, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draws of the start, (n, d) each, to work with and to test on; a given array is divided."""
+    gaussian = _as_gaussian(initial)
+    if gaussian is not None:
+        mean, scale = gaussian.moments(d)
+        z = torch.randn(2 * n, d, dtype=torch.float64, generator=generator)
+        draws, held_out = (mean + z @ scale.T).split(n)
+        return draws, held_out
     if isinstance(initial, Distribution):
-        points = held_out if initial.event_shape else held_out[:, 0]
-        return theta, float((initial.log_prob(points) - fitted).mean())
-    return theta, float(-nearest_neighbour_entropy(held_out.numpy()) - fitted.mean())
+        return _draw(initial, d, generator, n), _draw(initial, d, generator, n)
+    draws = _as_draws(initial, d)
+    order = torch.randperm(len(draws), generator=generator)
+    held_out, draws = draws[order].tensor_split([max(len(draws) // 5, 2)])
+    return draws, held_out
+
+
+def initial_error(initial: Any, flow: Flow, theta: Tensor, held_out: Tensor) -> float:
+    """E_0, the KL divergence between rho_theta and rho_0 with which the certificate starts.
+
+    Where the density of the start is known it is KL(rho_theta | rho_0), on as many points of
+    rho_theta as there are in ``held_out`` (n, d). Where it is not, or where the start has no mass
+    in some places, it is KL(rho_0 | rho_theta), on the draws ``held_out``, which theta was not
+    fitted to.
+    """
+    n, d = held_out.shape
+    gaussian = _as_gaussian(initial)
+    if gaussian is not None:
+        mean, scale = gaussian.moments(d)
+        initial = MultivariateNormal(mean, scale_tril=scale)
+    fitted = TransportedNormal(flow, theta, d).log_prob(held_out.to(theta)).cpu()
+    if not isinstance(initial, Distribution):
+        return float(-nearest_neighbour_entropy(held_out.numpy()) - fitted.mean())
+
+    def log_start(x):
+        return initial.log_prob(x if initial.event_shape else x[:, 0])
+
+    with torch.no_grad():
+        z = sobol_normal(n, d, seed=0)
+        y, log_det = (a.cpu() for a in flow.forward(theta, z.to(theta)))
+    try:
+        error = float((log_normal(z) - log_det - log_start(y)).mean())
+    except ValueError:  # outside the support
+        error = float("inf")
+    return error if np.isfinite(error) else float((log_start(held_out) - fitted).mean())
 
 
 def initial_moments(initial: Any, d: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -190,7 +231,7 @@ def _as_gaussian(initial: Any) -> Gaussian | None:
     return None
 
 
-def _draw(law: Distribution, d: int, generator: torch.Generator) -> Tensor:
+def _draw(law: Distribution, d: int, generator: torch.Generator, n: int = N_DRAWS) -> Tensor:
     shape = tuple(law.batch_shape), tuple(law.event_shape)
     if shape != ((), (d,)) and not (d == 1 and shape == ((), ())):
         raise ValueError(
@@ -201,7 +242,7 @@ def _draw(law: Distribution, d: int, generator: torch.Generator) -> Tensor:
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return law.sample((N_DRAWS,)).reshape(N_DRAWS, d).cpu().to(torch.float64)
+        return law.sample((n,)).reshape(n, d).cpu().to(torch.float64)
 
 
 def _as_draws(initial: Any, d: int) -> Tensor:

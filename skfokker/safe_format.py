@@ -209,8 +209,8 @@ def _check_march(fitted: dict[str, Any]) -> None:
     k = len(times) if times.ndim == 1 else 0
     if k < 1 or thetas.ndim != 2 or len(thetas) != k or thetas.shape != velocities.shape:
         raise ValueError("its arrays do not belong together")
-    if times[0] != 0 or (np.diff(times) <= 0).any() or times[-1] != fitted["t_final_"]:
-        raise ValueError("its times do not increase from 0 to t_final_")
+    if times[0] != 0 or (np.diff(times) < 0).any() or times[-1] != fitted["t_final_"]:
+        raise ValueError("its times do not run from 0 to t_final_")
     d, history, flow = fitted["n_features_in_"], fitted["history_"], fitted.get("flow_")
     if type(d) is not int or d < 1 or not isinstance(history, list) or len(history) != k:
         raise ValueError("its history or its dimension is none")

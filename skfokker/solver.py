@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -18,17 +19,20 @@ from .equation import FokkerPlanck
 from .fit import Fit
 from .flows.base import Flow
 from .flows.choice import choose_flow
-from .initial import initial_parameters, initial_shape
+from .flows.mixture import MixtureFlow
+from .initial import initial_draws, initial_error, initial_parameters, initial_shape
 from .march import march, plain
 from .parallel import reduction
 from .schemes.base import Scheme
 from .schemes.least_squares import LeastSquaresNested
+from .scout import Scouts, count_modes, send
 from .structure import Structure
 from .tolerance import Effort, diagnose
 from .trajectory import Trajectory
 from .validation import as_tensor, torch_generator
 
-_FIT, _CERTIFY = 0, 2  # streams of one seed; 1 is that of the samples
+_FIT, _CERTIFY, _SCOUT = 0, 2, 3  # streams of one seed; 1 is that of the samples
+_N_SCOUTS, _N_DESCENTS = 8192, 48
 
 
 @dataclass
@@ -176,9 +180,13 @@ class Solver:
         if self.resumed is not None:
             self.resumed.check_flow(flow, self.equation.d)
             return Fit(flow, scheme, None, [], 0.0), None, 0.0
-        theta, error = initial_parameters(
-            self.initial, flow, self.equation.d, generator, self.device
-        )
+        if isinstance(flow, MixtureFlow):
+            theta = self.scouts.split(flow)
+            error = max(0.0, initial_error(self.initial, flow, theta, self._draws[1]))
+        else:
+            theta, error = initial_parameters(
+                self.initial, flow, self.equation.d, generator, self.device
+            )
         theta = reduction().same(theta)
         return Fit(flow, scheme, None, [], error), theta, 0.0
 
@@ -186,9 +194,33 @@ class Solver:
         if self.flow is not None:
             return clone(self.flow)
         gaussian, diagonal = initial_shape(self.initial, self.equation.d)
+        coupled = not self.structure.separable or not diagonal
+        several = coupled and not self.structure.quadratic and self.n_modes > 1
         return choose_flow(
-            self.structure, gaussian=gaussian, diagonal=diagonal, capacity=effort.capacity
+            self.structure,
+            gaussian=gaussian,
+            diagonal=diagonal,
+            parts=self.scouts.n_parts(self.equation) if several else 1,
+            capacity=effort.capacity,
         )
+
+    @cached_property
+    def _draws(self) -> tuple[Tensor, Tensor]:
+        """Draws of rho_0 to send ahead, and others to test on."""
+        generator = torch_generator(self.random_state, _SCOUT)
+        draws, held_out = initial_draws(self.initial, self.equation.d, _N_SCOUTS, generator)
+        return draws.to(self.device), held_out
+
+    @cached_property
+    def n_modes(self) -> int:
+        """Modes that the mass of rho_0 falls into."""
+        return count_modes(self.equation, self._draws[0][:_N_DESCENTS])
+
+    @cached_property
+    def scouts(self) -> Scouts:
+        """Particles sent ahead to the horizon."""
+        generator = torch_generator(self.random_state, _SCOUT)
+        return send(self.equation, self._draws[0], self.horizon, generator)
 
     def _certify(self, fit: Fit) -> Certificate | None:
         """The bound on the error of a march, from fresh points."""

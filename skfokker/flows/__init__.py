@@ -7,6 +7,7 @@ from .composition import Composition
 from .elementwise import ElementwiseFlow
 from .frame import Frame
 from .inverse import Inverse
+from .mixture import MixtureFlow
 from .planar import PlanarFlow
 from .scale import ScaleFlow
 from .triangular import TriangularFlow
@@ -20,6 +21,7 @@ __all__ = [
     "Frame",
     "Inverse",
     "Linearization",
+    "MixtureFlow",
     "PlanarFlow",
     "ScaleFlow",
     "TriangularFlow",

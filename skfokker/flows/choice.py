@@ -7,17 +7,19 @@ from .base import Flow
 from .composition import Composition
 from .elementwise import ElementwiseFlow
 from .inverse import Inverse
+from .mixture import MixtureFlow
 from .triangular import TriangularFlow
 
 
 def choose_flow(
-    structure, *, gaussian: bool = True, diagonal: bool = True, capacity: int = 1
+    structure, *, gaussian: bool = True, diagonal: bool = True, parts: int = 1, capacity: int = 1
 ) -> Flow:
     """The map that suits a potential of the given structure.
 
     - quadratic V, Gaussian start: affine, which is exact (section 3.4);
     - V a sum over coordinates: one monotone spline a coordinate, parametrised on the side of
       the data, behind a diagonal affine map;
+    - mass that ends in several modes: a mixture of Gaussians;
     - otherwise: triangular maps in both orders between splines, all on the side of the data,
       before an affine map; in up to four dimensions with more of them in reserve.
 
@@ -29,6 +31,9 @@ def choose_flow(
         Whether rho_0 is a Gaussian.
     diagonal : bool
         Whether rho_0 has independent coordinates.
+    parts : int
+        Gaussians that describe what the particles come to that were sent ahead; 1 where V has one
+        mode.
     capacity : int
         Multiplies the size of the family.
     """
@@ -42,6 +47,8 @@ def choose_flow(
                 AffineFlow(diagonal=True),
             ]
         )
+    if parts > 1:
+        return MixtureFlow(capacity * parts)
     d = len(structure.interacts)
     n_hidden = capacity * max(24, 3 * d)
     n_reserve = 3 if d <= 4 else 0

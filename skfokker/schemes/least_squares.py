@@ -10,11 +10,13 @@ import torch
 from .. import parallel
 from ..equation import log_normal
 from ..flows.affine import AffineFlow
+from ..flows.mixture import MixtureFlow
 from ..potentials import PotentialError
 from .base import Scheme, Step
 from .features import train_dormant
 from .growth import Growing
 from .integrators import Chebyshev, StepControl, bogacki_shampine, dormand_prince
+from .mixture_solver import MixtureSolver
 from .normal_equations import (
     AffineSolver,
     ConjugateGradientSolver,
@@ -243,6 +245,8 @@ class _March:
             # maps of many parameters, solved without their metric, can afford twice as many
             share = 6 if m <= 600 else 12
             unknowns = 4 * (d + 1) if isinstance(flow, AffineFlow) else share * m / d
+            if isinstance(flow, MixtureFlow):  # every component needs points of its own
+                unknowns = max(unknowns, 128 * flow.n_components)
             enough = 2 ** math.ceil(math.log2(max(512, unknowns)))
             self.n = scheme.n_samples or min(8192, enough)
             self._draw()
@@ -254,6 +258,8 @@ class _March:
             self.tolerance, damping = 1e-5, 1e-8
         elif isinstance(flow, AffineFlow):
             solver, self.tolerance, damping = AffineSolver, 1e-5, 1e-8
+        elif isinstance(flow, MixtureFlow):
+            solver, self.tolerance, damping = MixtureSolver, 3e-4, 1e-8
         elif direct:
             solver, self.tolerance, damping = DirectSolver, 1e-5, 1e-8
         else:
@@ -264,8 +270,11 @@ class _March:
         shared = getattr(self.solver, "over_processes", False)
         self.reduction = parallel.reduction() if shared else parallel.ALONE
         self.inexact = isinstance(self.solver, ConjugateGradientSolver)
-        self.fewest_steps = 100 if isinstance(flow, AffineFlow) else 50 if self.inexact else 20
-        if self.inexact:  # the stiffness cannot be seen through the error of the linear solves
+        self.stiff = not (self.inexact or isinstance(self.solver, MixtureSolver))
+        self.fewest_steps = 100 if isinstance(flow, AffineFlow) else 20 if self.stiff else 50
+        if not self.stiff:
+            # nothing to stabilise in a mixture; and with conjugate gradients stiffness cannot be
+            # seen through the error of the linear solves
             self.integrators = [bogacki_shampine()]
         else:
             self.integrators = [dormand_prince(), Chebyshev(scheme.max_stages)]
@@ -298,12 +307,13 @@ class _March:
         """The same theta on new points; a quadrature stays what it is.
 
         With conjugate gradients the points stay as long as the preconditioner does, at most
-        ``keep`` steps. They also stay where the family holds the velocity: no points could
-        give another answer, and among redundant parameters new ones would only pick another
-        solution.
+        ``keep`` steps, and as long for mixtures, which are marched in the same way. They also stay
+        where the family holds the velocity: no points could give another answer, and among
+        redundant parameters new ones would only pick another solution.
         """
         self.age += 1
-        if self.quadrature or (self.inexact and self.age < self.keep and not self.solver.stale):
+        keep = not self.stiff and self.age < self.keep and not self.solver.stale
+        if self.quadrature or keep:
             return now
         problem = now.problem
         if problem.mean_square(now.residual) < 1e-3 * problem.mean_square(problem.g):
@@ -335,7 +345,7 @@ class _March:
 
     def spectral_radius(self, now: _State) -> float:
         """Of d(theta')/d(theta), by a nonlinear power iteration that remembers its direction."""
-        if self.inexact:
+        if not self.stiff:
             return 0.0
         first = self.stiff_direction is None
         direction = now.xi if first else self.stiff_direction

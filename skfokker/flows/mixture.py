@@ -1,0 +1,406 @@
+"""The triangular map from N(0, I) to a mixture of Gaussians: several modes, in closed form."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..equation import log_normal
+from .base import Flow, Linearization
+from .inverse import _Solve
+from .mixture_fields import Exchange, Network, symmetric_generator
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class MixtureFlow(Flow):
+    r"""The Knothe-Rosenblatt map of a mixture of K Gaussians.
+
+    Coordinate by coordinate, :math:`\Phi(x_i) = F_i(y_i | y_1, \dots, y_{i-1})` with F_i the
+    conditional distribution function of :math:`\sum_k w_k N(m_k, L_k L_k^T)`: the image of
+    N(0, I) is the mixture itself, the map is smooth, and it is invertible whatever theta is. The
+    way back is in closed form, the way there a root of a monotone function a coordinate.
+
+    theta holds K logits of the weights, K means, and K lower triangles with logarithms on their
+    diagonals.
+
+    :meth:`Linearization.jvp` does not give the derivative of this map at a fixed latent point.
+    It gives another velocity that moves the law in the same way, and as little as it can:
+    component k moves by a gradient field, :math:`r_k(y) (m_k' + B_k (y - m_k))` with B_k symmetric
+    and r_k(y) the share of component k at y, and weight moves from component to component along
+    straight lines between them. In the triangular map's own field the residual of equation (28)
+    would be dominated by a part that does not change the law.
+
+    Parameters
+    ----------
+    n_components : int, default=8
+        K.
+
+    Notes
+    -----
+    :meth:`init` gives K equal components, that is N(0, I), from which no march can start: they
+    would stay equal. A fit takes the parts of rho_0 that end in different places as the first
+    components (:func:`skfokker.scout.split_by_destination`).
+    """
+
+    def __init__(self, n_components: int = 8):
+        self.n_components = n_components
+
+    def _check(self):
+        if self.n_components < 1:
+            raise ValueError(
+                f"n_components={self.n_components} of MixtureFlow must be at least 1; try 8."
+            )
+
+    def n_parameters(self, d):
+        return self.n_components * (1 + d + d * (d + 1) // 2)
+
+    def init(self, d, generator=None):
+        self._check()
+        return torch.zeros(self.n_parameters(d), dtype=torch.float64)
+
+    def parts(self, theta: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (K,), means (K, d), and triangles (K, d, d) whose diagonals are logarithms."""
+        k = self.n_components
+        logits, means, entries = theta.split([k, k * d, k * d * (d + 1) // 2])
+        row, column = torch.tril_indices(d, d, device=theta.device)
+        triangle = theta.new_zeros(k, d, d).index_put(
+            (torch.arange(k, device=theta.device)[:, None], row, column), entries.view(k, -1)
+        )
+        return logits, means.view(k, d), triangle
+
+    def pack(self, logits: Tensor, means: Tensor, triangle: Tensor) -> Tensor:
+        """theta (..., m) of its parts (..., K), (..., K, d), (..., K, d, d)."""
+        d = means.shape[-1]
+        row, column = torch.tril_indices(d, d, device=means.device)
+        return torch.cat(
+            [logits, means.flatten(-2), triangle[..., row, column].flatten(-2)], dim=-1
+        )
+
+    def from_components(self, weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+        """theta of the mixture with these weights (K,), means (K, d), covariances (K, d, d)."""
+        root = torch.linalg.cholesky(covariances)
+        diagonal = root.diagonal(dim1=1, dim2=2)
+        triangle = root.tril(-1) + torch.diag_embed(diagonal.log())
+        return self.pack(weights.log() - weights.log().mean(), means, triangle)
+
+    def mixture(self, theta: Tensor, d: int) -> Mixture:
+        """The law of the image."""
+        logits, means, triangle = self.parts(theta, d)
+        diagonal = triangle.diagonal(dim1=1, dim2=2).exp()
+        return Mixture(
+            torch.log_softmax(logits, 0), means, triangle.tril(-1) + torch.diag_embed(diagonal)
+        )
+
+    def forward(self, theta, x):
+        with torch.no_grad():
+            y = self.mixture(theta, x.shape[1]).push(x)
+        if torch.is_grad_enabled() and (theta.requires_grad or x.requires_grad):
+            # implicit function theorem: one Newton step from the solution carries the derivatives
+            with torch.no_grad():
+                here = self.linearize(theta, x, y)
+            y = y + _Solve.apply(x - self.inverse(theta, y)[0], _Backwards(here))
+        return y, log_normal(x) - self.mixture(theta, x.shape[1]).log_prob(y)
+
+    def inverse(self, theta, y):
+        mixture = self.mixture(theta, y.shape[1])
+        x = mixture.pull(y)
+        return x, mixture.log_prob(y) - log_normal(x)
+
+    def linearize(self, theta, x, y=None):
+        return _MixtureLinearization(self, theta, x, y)
+
+    def with_affine(self, theta, mean, scale):
+        logits, means, triangle = self.parts(theta, len(mean))
+        root = triangle.tril(-1) + torch.diag_embed(triangle.diagonal(dim1=1, dim2=2).exp())
+        root = scale @ root
+        diagonal = root.diagonal(dim1=1, dim2=2).log()
+        return self.pack(logits, mean + means @ scale.T, root.tril(-1) + torch.diag_embed(diagonal))
+
+
+class Mixture:
+    """sum_k w_k N(m_k, L_k L_k^T), and its Knothe-Rosenblatt map.
+
+    Parameters
+    ----------
+    log_weights : Tensor (K,)
+    means : Tensor (K, d)
+    root : Tensor (K, d, d)
+        Lower triangular, of positive diagonal.
+    """
+
+    def __init__(self, log_weights: Tensor, means: Tensor, root: Tensor):
+        self.log_weights, self.means, self.root = log_weights, means, root
+        self.diagonal = root.diagonal(dim1=1, dim2=2)
+
+    @cached_property
+    def whitener(self) -> Tensor:
+        """The inverse of every root (K, d, d)."""
+        identity = torch.eye(self.root.shape[1]).to(self.root).expand_as(self.root)
+        return torch.linalg.solve_triangular(self.root, identity, upper=False)
+
+    @property
+    def covariances(self) -> Tensor:
+        """(K, d, d)."""
+        return self.root @ self.root.mT
+
+    def whiten(self, y: Tensor) -> Tensor:
+        """L_k^{-1} (y - m_k), (n, K, d)."""
+        n, d = y.shape
+        flat = self.whitener.reshape(-1, d)
+        offset = (self.whitener @ self.means[:, :, None])[:, :, 0]
+        return (y @ flat.T).view(n, -1, d) - offset
+
+    def log_components(self, whitened: Tensor) -> Tensor:
+        """log w_k N(y; m_k, C_k) at whitened points (n, K, d), shape (n, K)."""
+        d = whitened.shape[2]
+        constant = self.log_weights - self.diagonal.log().sum(1) - 0.5 * d * _LOG_2PI
+        return constant - 0.5 * whitened.square().sum(2)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log density at y (n, d)."""
+        return torch.logsumexp(self.log_components(self.whiten(y)), 1)
+
+    def score(self, whitened: Tensor, shares: Tensor) -> Tensor:
+        """Gradient of the log density (n, d) from whitened points and shares of components."""
+        return -(shares[..., None] * whitened).flatten(1) @ self.whitener.flatten(0, 1)
+
+    def conditional(self, whitened: Tensor) -> Tensor:
+        """Log weights of coordinate i given those before it, (n, K, d)."""
+        terms = -0.5 * whitened.square() - self.diagonal.log()
+        before = self.log_weights[:, None] + terms.cumsum(2) - terms
+        return before - torch.logsumexp(before, 1, keepdim=True)
+
+    def pull(self, y: Tensor) -> Tensor:
+        """From points y to latent points x (n, d): Phi(x_i) = F_i(y_i | y_<i)."""
+        whitened = self.whiten(y)
+        return _gaussianise(self.conditional(whitened), whitened, 1)
+
+    def push(self, x: Tensor) -> Tensor:
+        """From latent points x to points y (n, d), one coordinate after another."""
+        y, whitened = torch.empty_like(x), x.new_zeros(len(x), len(self.means), x.shape[1])
+        log_weights = self.log_weights.expand(len(x), -1)
+        for i in range(x.shape[1]):
+            shift = (whitened[:, :, :i] * self.root[:, i, :i]).sum(2)
+            centre = self.means[:, i] + shift
+            y[:, i] = _mixture_quantile(x[:, i], log_weights, centre, self.diagonal[:, i])
+            whitened[:, :, i] = (y[:, i, None] - centre) / self.diagonal[:, i]
+            log_weights = log_weights - 0.5 * whitened[:, :, i].square() - self.diagonal[:, i].log()
+            log_weights = log_weights - torch.logsumexp(log_weights, 1, keepdim=True)
+        return y
+
+
+def _gaussianise(log_weights: Tensor, z: Tensor, dim: int) -> Tensor:
+    """Phi^{-1}(sum_k w_k Phi(z_k)), accurate in both tails; differentiable."""
+    lower = torch.logsumexp(log_weights + torch.special.log_ndtr(z), dim)
+    upper = torch.logsumexp(log_weights + torch.special.log_ndtr(-z), dim)
+    with torch.no_grad():
+        left = lower < upper
+        x = normal_quantile(torch.where(left, lower, upper))
+        x = torch.where(left, x, -x)
+    if not (torch.is_grad_enabled() and (lower.requires_grad or upper.requires_grad)):
+        return x
+    log_phi = -0.5 * x.square() - 0.5 * _LOG_2PI
+    by_lower = (lower - lower.detach()) * (lower.detach() - log_phi).exp()
+    by_upper = (upper - upper.detach()) * (upper.detach() - log_phi).exp()
+    return x + torch.where(left, by_lower, -by_upper)
+
+
+def normal_quantile(log_p: Tensor) -> Tensor:
+    """x with log Phi(x) = log_p, accurate for log_p <= log(1/2) however small p is."""
+    direct = torch.special.ndtri(log_p.clamp(min=-500.0).exp())
+    if not (log_p < -500.0).any():
+        return direct
+    size = (-2 * log_p).clamp(min=1.0)
+    x = -(size - torch.log(2 * math.pi * size)).clamp(min=0.0).sqrt()
+    for _ in range(4):
+        value = torch.special.log_ndtr(x)
+        slope = (-0.5 * x.square() - 0.5 * _LOG_2PI - value).exp()
+        x = x - (value - log_p) / slope
+    return torch.where(log_p < -500.0, x, direct)
+
+
+def _mixture_quantile(x: Tensor, log_weights: Tensor, centre: Tensor, sd: Tensor) -> Tensor:
+    """y with sum_k w_k Phi((y - c_k) / s_k) = Phi(x): Newton kept inside a shrinking bracket.
+
+    x (n,), log_weights and centre (n, K), sd (K,). The quantiles of the components enclose that of
+    the mixture. Newton works on Phi^{-1} of either side, on which a single Gaussian is linear.
+    """
+    # on the thinner side of the solution both are accurate in its tail
+    side = torch.where(x > 0, -1.0, 1.0).to(x)
+    target = side * x
+    quantiles = centre + sd * x[:, None]
+    low, high = quantiles.amin(1), quantiles.amax(1)
+    y = (log_weights.exp() * quantiles).sum(1)
+    out = y.clone()
+    active = torch.arange(len(x), device=x.device)
+    eps = 4 * torch.finfo(x.dtype).eps
+    width = float(sd.min())
+    for _ in range(200):
+        z = (y[:, None] - centre) / sd
+        log_tail = torch.logsumexp(log_weights + torch.special.log_ndtr(side[:, None] * z), 1)
+        error = side * (normal_quantile(log_tail.clamp(max=0.0)) - target)
+        log_slope = torch.logsumexp(log_weights - 0.5 * z.square() - sd.log(), 1)
+        step = error * (-0.5 * (error + x).square() - log_slope).exp()
+        low, high = torch.where(error > 0, low, y), torch.where(error > 0, y, high)
+        after = y - step
+        inside = (after > low) & (after < high)  # False for NaN
+        after = torch.where(inside, after, 0.5 * (low + high))
+        scale = eps * (y.abs() + width)
+        done = (error == 0) | (inside & (step.abs() <= scale)) | (high - low <= scale)
+        out[active] = torch.where(error == 0, y, after)
+        if done.all():
+            return out
+        go = ~done
+        active, y, low, high = active[go], after[go], low[go], high[go]
+        x, side, target = x[go], side[go], target[go]
+        log_weights, centre = log_weights[go], centre[go]
+    return out
+
+
+class _Backwards:
+    """A linearization of T that solves with dS/dy, S the inverse of T."""
+
+    def __init__(self, linearization):
+        self.linearization = linearization
+
+    def solve(self, v):
+        return (self.linearization.by_x @ v[:, :, None])[:, :, 0]
+
+    def solve_transposed(self, v):
+        return (v[:, None] @ self.linearization.by_x)[:, 0]
+
+
+class _MixtureLinearization(Linearization):
+    def __init__(self, flow, theta, x, y=None):
+        self.flow, self.x = flow, x
+        self.mixture = mixture = flow.mixture(theta, x.shape[1])
+        self.y = mixture.push(x) if y is None else y
+        self.whitened = mixture.whiten(self.y)
+        log_components = mixture.log_components(self.whitened)
+        self.log_density = torch.logsumexp(log_components, 1)
+        self.shares = (log_components - self.log_density[:, None]).exp()
+        self.log_det = log_normal(x) - self.log_density
+        self.weights = mixture.log_weights.exp()
+
+    # in the points: S = T^{-1} has a triangular Jacobian in closed form
+
+    @cached_property
+    def score(self) -> Tensor:
+        """Gradient of the log density of the mixture at y (n, d)."""
+        return self.mixture.score(self.whitened, self.shares)
+
+    @cached_property
+    def by_y(self) -> Tensor:
+        """dS/dy (n, d, d), lower triangular."""
+        z, whitener = self.whitened, self.mixture.whitener
+        n, _, d = z.shape
+        log_weights = self.mixture.conditional(z)
+        # both sides of F_i are differentiated on the thinner tail, relative to phi(x_i)
+        side = torch.where(self.x > 0, -1.0, 1.0).to(z)[:, None]
+        log_phi = (-0.5 * self.x.square() - 0.5 * _LOG_2PI)[:, None]
+        tail = (log_weights + torch.special.log_ndtr(side * z) - log_phi).exp() * side
+        density = (log_weights - 0.5 * z.square() - 0.5 * _LOG_2PI - log_phi).exp()
+        weights = log_weights.exp()
+        by_y = z.new_zeros(n, d, d)
+        # d log w_k / dy_l, from the coordinates before i; starts at zero for i = 0
+        by_weight = z.new_zeros(n, z.shape[1], d)
+        for i in range(d):
+            centred = by_weight - (weights[:, :, i, None] * by_weight).sum(1, keepdim=True)
+            by_y[:, i] = (tail[:, :, i, None] * centred).sum(1)
+            by_y[:, i] += density[:, :, i] @ whitener[:, i]
+            by_weight = by_weight - z[:, :, i, None] * whitener[:, i]
+        return by_y.tril()
+
+    @cached_property
+    def by_x(self) -> Tensor:
+        """dT/dx (n, d, d), lower triangular."""
+        identity = torch.eye(self.x.shape[1]).to(self.x).expand_as(self.by_y)
+        return torch.linalg.solve_triangular(self.by_y, identity, upper=False)
+
+    def grad_log_det(self):
+        return -self.x - self.solve_adjoint(self.score)
+
+    def solve_adjoint(self, v):
+        """(dT/dx)^T v."""
+        return (v[:, None] @ self.by_x)[:, 0]
+
+    def solve(self, v):
+        return (self.by_y @ v[:, :, None])[:, :, 0]
+
+    def solve_transposed(self, v):
+        return v @ self.by_y if v.ndim == 3 else (v[:, None] @ self.by_y)[:, 0]
+
+    def push_score(self, score):
+        excess = score + self.x  # the score of the reference itself is -x
+        return self.score + self.solve_transposed(excess) if excess.any() else self.score
+
+    # in the parameters: the velocity field described in MixtureFlow
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """y - m_k (n, K, d)."""
+        return self.y[:, None] - self.mixture.means
+
+    @cached_property
+    def network(self) -> Network:
+        """Between which components weight moves."""
+        return Network(self.mixture)
+
+    @cached_property
+    def exchange(self) -> Exchange:
+        """How weight moves between components."""
+        return Exchange(self.mixture, self.network, self.y, self.log_density)
+
+    def _triangle(self, dtriangle):
+        """Change of the root, from that of the triangle with logarithms on its diagonal."""
+        diagonal = dtriangle.diagonal(dim1=-2, dim2=-1) * self.mixture.diagonal
+        return dtriangle.tril(-1) + torch.diag_embed(diagonal)
+
+    def jvp(self, dtheta, dx=None):
+        dlogits, dmeans, dtriangle = self.flow.parts(dtheta, self.x.shape[1])
+        droot = self._triangle(dtriangle)
+        dcovariance = droot @ self.mixture.root.mT
+        generator = symmetric_generator(self.mixture.root, dcovariance + dcovariance.mT)
+        dweights = self.weights * (dlogits - self.weights @ dlogits)
+        shared = self.shares[..., None] * self.centred
+        v = self.shares @ dmeans + shared.flatten(1) @ generator.flatten(0, 1)
+        if len(self.weights) > 1 and dweights.any():
+            v = v + self.exchange.field(dweights)
+        return v if dx is None else v + (self.by_x @ dx[:, :, None])[:, :, 0]
+
+    def vjp(self, v):
+        by_mean = self.shares.T @ v
+        shared = (self.shares[..., None] * self.centred).flatten(1)
+        by_generator = (shared.T @ v).view(self.mixture.root.shape)
+        dtheta = self.pull_back(by_mean, by_generator, self._by_weights(v))
+        return dtheta, self.solve_adjoint(v)
+
+    def _by_weights(self, v):
+        if len(self.weights) == 1:
+            return torch.zeros_like(self.weights)
+        return self.exchange.field_transposed(v)
+
+    def pull_back(self, by_mean: Tensor, by_generator: Tensor, by_weights: Tensor) -> Tensor:
+        """Gradient in theta (..., m) from those in m_k', B_k and w_k'."""
+        root = self.mixture.root
+        by_covariance = symmetric_generator(root, (by_generator + by_generator.mT) / 2)
+        by_root = ((by_covariance + by_covariance.mT) @ root).tril()
+        diagonal = by_root.diagonal(dim1=-2, dim2=-1) * self.mixture.diagonal
+        by_triangle = by_root.tril(-1) + torch.diag_embed(diagonal)
+        mean = (self.weights * by_weights).sum(-1, keepdim=True)
+        return self.flow.pack(self.weights * (by_weights - mean), by_mean, by_triangle)
+
+    def jacobian(self, left=None):
+        n, d = self.x.shape
+        left = torch.eye(d).to(self.x).expand(n, d, d) if left is None else left
+        by_mean = self.shares[:, None, :, None] * left[:, :, None]
+        by_generator = by_mean[..., None] * self.centred[:, None, :, None, :]
+        if len(self.weights) == 1:
+            by_weights = left.new_zeros(*left.shape[:2], 1)
+        else:
+            by_weights = left @ self.exchange.columns
+        return self.pull_back(by_mean, by_generator, by_weights), left @ self.by_x

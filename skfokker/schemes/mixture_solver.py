@@ -1,0 +1,127 @@
+"""The inner problem of a mixture of Gaussians, from moments of a small regression."""
+
+from __future__ import annotations
+
+import torch
+
+from ..flows.mixture_fields import Network
+from .normal_equations import InnerProblem, Solution
+
+
+class MixtureSolver:
+    """Normal equations of :class:`~skfokker.flows.MixtureFlow` in closed form.
+
+    With r_k the share of component k, its velocity r_k (a_k + B_k (y - m_k)) is linear in the
+    regressors r_k and r_k (y - m_k), the same for all d output coordinates: one Gram matrix of
+    K (d + 1) regressors holds all of the metric but the columns of the weights. Symmetric B_k tie
+    the coordinates together.
+
+    Parameters
+    ----------
+    flow : MixtureFlow
+    d : int
+    damping : float
+        Relative to every diagonal entry, which makes it independent of scales.
+    weight_damping : float
+        The same for the exchange of weight, whose fields are far from small where two components
+        hardly meet.
+    """
+
+    stale, over_processes = False, True
+
+    def __init__(self, flow, d: int, damping: float, weight_damping: float = 1e-6):
+        self.damping, self.weight_damping = damping, weight_damping
+        k = flow.n_components
+        # unknown q of a component adds regressor first[q] to coordinate i[q], and for an
+        # off-diagonal entry of B also regressor second[q] to coordinate j[q]
+        row, column = torch.tril_indices(d, d)
+        means = torch.arange(d)
+        first = torch.cat([torch.zeros_like(means), 1 + column])
+        second = torch.cat([torch.zeros_like(means), 1 + row])
+        i, j = torch.cat([means, row]), torch.cat([means, column])
+        twice = torch.cat([torch.zeros(d), (row != column).double()])
+        component = torch.arange(k)[:, None] * (d + 1)
+        self.first, self.second = (component + first).flatten(), (component + second).flatten()
+        self.i, self.j, self.twice = i.repeat(k), j.repeat(k), twice.double().repeat(k)
+
+    def solve(self, problem: InnerProblem) -> Solution:
+        d = problem.g.shape[1]
+
+        def moments(rows, here):
+            ones = torch.ones_like(here.shares)[..., None]
+            regressors = here.shares[..., None] * torch.cat([ones, here.centred], 2)
+            regressors = regressors.flatten(1)
+            weighted = regressors * problem.weights[rows, None]
+            fields = here.exchange.by_potential if len(here.weights) > 1 else None
+            gram, right = weighted.T @ regressors, weighted.T @ problem.g[rows]
+            if fields is None:
+                return gram, right
+            heavy = fields * problem.weights[rows, None, None]
+            cross = (weighted.T @ fields.flatten(1)).view(len(gram), d, -1)
+            heavy, fields = heavy.flatten(0, 1), fields.flatten(0, 1)
+            return gram, right, cross, heavy.T @ fields, heavy.T @ problem.g[rows].reshape(-1)
+
+        sums = problem.sum(moments)
+        first, second, i, j, twice = (
+            a.to(problem.g.device) for a in (self.first, self.second, self.i, self.j, self.twice)
+        )
+        matrix = self._gram(sums[0], first, second, i, j, twice)
+        right = self._rows(sums[1], first, second, i, j, twice)
+        damping = torch.full_like(right, self.damping)
+        if len(sums) > 2:
+            cross = self._rows(sums[2], first, second, i, j, twice[:, None])
+            matrix = torch.cat([torch.cat([matrix, cross], 1), torch.cat([cross.T, sums[3]], 1)], 0)
+            right = torch.cat([right, sums[4]])
+            damping = torch.cat([damping, torch.full_like(sums[4], self.weight_damping)])
+        solution = _solve_scaled(matrix, -right, damping)
+        xi = problem.reduction.same(self._tangent(problem, solution))
+        return Solution(xi, problem.linearization.jvp(xi) + problem.g)
+
+    @staticmethod
+    def _gram(gram, first, second, i, j, twice):
+        def block(a, p, b, q):
+            return torch.where(p[:, None] == q, gram[a][:, b], 0.0)
+
+        return (
+            block(first, i, first, i)
+            + twice * block(first, i, second, j)
+            + twice[:, None] * block(second, j, first, i)
+            + twice * twice[:, None] * block(second, j, second, j)
+        )
+
+    @staticmethod
+    def _rows(by_regressor, first, second, i, j, twice):
+        return by_regressor[first, i] + twice * by_regressor[second, j]
+
+    def _tangent(self, problem, solution):
+        """theta' from means, symmetric generators and potentials of the exchange."""
+        flow, d = problem.flow, problem.g.shape[1]
+        k = flow.n_components
+        mixture = flow.mixture(problem.theta, d)
+        per_component = d + d * (d + 1) // 2
+        here = solution[: k * per_component].view(k, per_component)
+        row, column = torch.tril_indices(d, d, device=here.device)
+        generator = here.new_zeros(k, d, d)
+        generator[:, row, column] = generator[:, column, row] = here[:, d:]
+        # L' = L lower(L^-1 C' L^-T), lower() with half of the diagonal
+        turned = mixture.whitener @ generator @ mixture.root
+        inner = turned + turned.mT
+        half = inner.tril(-1) + torch.diag_embed(inner.diagonal(dim1=1, dim2=2) / 2)
+        droot = mixture.root @ half
+        diagonal = droot.diagonal(dim1=1, dim2=2) / mixture.diagonal
+        dlogits = here.new_zeros(k)
+        if k > 1:
+            dweights = Network(mixture).laplacian @ solution[k * per_component :]
+            dlogits = dweights / mixture.log_weights.exp()
+            dlogits = dlogits - dlogits.mean()
+        return flow.pack(dlogits, here[:, :d], droot.tril(-1) + torch.diag_embed(diagonal))
+
+
+def _solve_scaled(matrix, right, damping):
+    """(A + damping * diagonal) x = b, each unknown in its own scale."""
+    scale = matrix.diagonal().clamp(min=torch.finfo(matrix.dtype).tiny).rsqrt()
+    scaled = scale[:, None] * matrix * scale
+    factor, info = torch.linalg.cholesky_ex(scaled + damping.diag())
+    if info:
+        return torch.full_like(right, torch.nan)  # the step is refused and tried shorter
+    return scale * torch.cholesky_solve((scale * right)[:, None], factor)[:, 0]
