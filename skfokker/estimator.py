@@ -11,6 +11,7 @@ from typing import Any
 
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -20,6 +21,7 @@ from .equation import FokkerPlanck
 from .fit import Fit
 from .flows import Flow
 from .flows.frame import Frame, framed, split_frame
+from .history import history_frame
 from .initial import Gaussian
 from .law import LawMixin
 from .persistence import PersistentMixin
@@ -338,6 +340,39 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
 
         law = self.at(t)
         return FlowModule(law.flow, law.theta, self.n_features_in_)
+
+    def history_frame(self):
+        r"""``history_`` as a pandas DataFrame, one row a step.
+
+        A time is repeated where the march changed its points or its family there.
+
+        Returns
+        -------
+        DataFrame (k, number of columns)
+            Indexed by ``step``, 0 for the start. Columns, as far as the scheme has them:
+
+            - ``t``: time after the step;
+            - ``wall_time``: seconds that the step took;
+            - ``h``: its size (for `LeastSquaresNested` the differences of ``t``);
+            - ``free_energy``: :math:`H(\theta)`, in the units of V;
+            - ``residual``, ``force``: :math:`E|r|^2` at the points of the march, and
+              :math:`E|\nabla V + \beta \nabla \log \rho|^2`, squared units of x per time;
+            - ``iterations``: of the linear solver, of Gauss-Newton or of Adam;
+            - ``evaluations``: of :math:`\theta'`;
+            - ``rejected``: steps tried in vain before this one;
+            - ``inner_loss``, ``epsilon``: of `AdamNested`, the loss in units of epsilon squared;
+            - ``dissipation``: of `ForwardEuler` and `FlatGradient`, the rate at which H falls;
+            - ``decrease``, ``distance``, ``factorisations``, ``correction``, ``converged``: of
+              `SemiImplicitNested`, how far H fell on the points of the step, the root mean
+              square motion of the points, and how the minimisation went.
+
+        Raises
+        ------
+        ImportError
+            Where pandas is not installed.
+        """
+        check_is_fitted(self)
+        return history_frame(self.history_)
 
     def plot(self, times=None, **options):
         """One picture of the fit; see :func:`skfokker.plotting.overview`. Needs matplotlib."""
