@@ -66,31 +66,61 @@ def nuts(log_density, posterior, step_size, n_steps=3000, n_chains=4, seed=0):
     return chains, time.perf_counter() - before, float(effective_draws(chains).min())
 
 
+def worst(posterior, chains, n_batches=40):
+    """The largest bias of a weighted mean and of a weighted sd, and what chance alone makes of it.
+
+    Returns
+    -------
+    two tuples (bias, name, error of the chains, error of the weights, largest of these pairs)
+        In sds of the chains; the mean first. Errors are standard errors of the coordinate named:
+        by batch means over time, all chains together (their moves may depend on each other), and
+        by the spread of the weighted draws. The last entry is the root sum of squares of the pair
+        where it is largest.
+    """
+    rows = [], []
+    exact, weights = posterior.by_name(chains), posterior.weights
+    for name, draws in posterior.draws.items():
+        value = exact[name].reshape(*chains.shape[:2], -1)
+        draws = draws.reshape(len(weights), -1)
+        for j in range(draws.shape[1]):
+            centre, scale = value[..., j].mean(), value[..., j].std()
+            z, u = (value[..., j] - centre) / scale, (draws[:, j] - centre) / scale
+            mean = weights @ u
+            sd = np.sqrt(weights @ (u - mean) ** 2)
+            label = name if draws.shape[1] == 1 else f"{name}[{j}]"
+            # the sd is to first order the mean of half the squared deviation
+            parts = [(mean, z, u - mean), (sd - 1, z**2 / 2, ((u - mean) ** 2 - sd**2) / (2 * sd))]
+            for table, (bias, h, g) in zip(rows, parts, strict=True):
+                batches = [b.mean() for b in np.array_split(h, n_batches, axis=1)]
+                chance = np.std(batches, ddof=1) / np.sqrt(n_batches)
+                table.append((abs(bias), label, chance, np.sqrt(weights**2 @ g**2)))
+    return [max(t) + (max(np.hypot(r[2], r[3]) for r in t),) for t in rows]
+
+
 def report(name, posterior, seconds, chains, chain_seconds, n_effective):
     """Print the fit beside the chains: bias in posterior sds, evidence, wall times."""
-    exact = posterior.by_name(chains.reshape(-1, chains.shape[-1]))
-    mean, sd = posterior.mean(), posterior.sd()
-    by_mean = max(float(np.max(np.abs(mean[k] - v.mean(0)) / v.std(0))) for k, v in exact.items())
-    by_sd = max(float(np.max(np.abs(sd[k] / v.std(0) - 1))) for k, v in exact.items())
-    error = 1 / np.sqrt(n_effective)
+    biases = worst(posterior, chains)
     own = posterior.bridge()
     thinned = posterior.chains_of(chains[:40, :: max(1, chains.shape[1] // 400)])
     other = posterior.bridge(chains=thinned)
     print(f"\n=== {name}")
     print(posterior)
     print(posterior.independence_metropolis())
-    print(
-        f"largest bias of a mean {by_mean:.3f} sd, of an sd {by_sd:.3f} "
-        f"(the chains' own error: {error:.3f} sd, {n_effective:.0f} effective draws)"
-    )
+    for what, (bias, where, chains_error, own_error, largest) in zip(
+        ("a mean", "an sd"), biases, strict=True
+    ):
+        print(
+            f"largest bias of {what}: {bias:.3f} sd, of {where} (standard errors there: chains "
+            f"{chains_error:.3f}, weighted draws {own_error:.3f}; largest of both anywhere "
+            f"{largest:.3f})"
+        )
     print(
         f"log evidence: importance {posterior.log_evidence}, bridge {own}, "
         f"bridge with the chains' draws {other}"
     )
     print(
-        f"seconds: fit {seconds:.1f}, chains {chain_seconds:.1f} "
-        f"(load of the machine {os.getloadavg()[0]:.1f})",
+        f"seconds: fit {seconds:.1f}, chains {chain_seconds:.1f} for {n_effective:.0f} effective "
+        f"draws (load of the machine {os.getloadavg()[0]:.1f})",
         flush=True,
     )
-    assert effective_draws(thinned.log_ratios) > 0
-    return by_mean, by_sd
+    return biases[0][0], biases[1][0]
