@@ -20,7 +20,7 @@ import time
 import numpy as np
 
 from skfokker import ParametricFokkerPlanck, metrics, problems
-from skfokker.plotting import MomentsDisplay, PairDensityDisplay
+from skfokker.plotting import MomentsDisplay, PairDensityDisplay, SampleProjectionDisplay
 from skfokker.reference import kl_gaussians
 
 start = time.perf_counter()
@@ -43,6 +43,13 @@ left.annotate("$x_1$ as printed", (0.45, 0.36), (0.75, 0.1), arrowprops={"arrows
 # independent.
 
 PairDensityDisplay.from_estimator(fit, 0.5, coordinates=[0, 1, 5, 9], reference=problem)
+
+# %%
+# Samples of the fit over samples of the exact law, in the plane of block A.
+
+SampleProjectionDisplay.from_estimator(
+    fit, [0.0, 0.1, 0.5, 2.0], coordinates=(0, 1), reference=problem, reference_name="exact"
+)
 
 # %%
 # Errors.
