@@ -10,7 +10,6 @@ import sys
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
@@ -65,8 +64,26 @@ def _place():
     return f"{frame.f_code.co_filename.rpartition('/skfokker/')[2]}:{frame.f_lineno}"
 
 
+def _tensors(values):
+    """Those among the arguments of an operation, in lists too."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _each(change, value):
+    """The arguments or results of an operation with every tensor changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)([_each(change, v) for v in value])
+    return value
+
+
 def _run(function, args, kwargs, mode):
-    tensors = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, torch.Tensor)]
+    tensors = list(_tensors([*args, *kwargs.values()]))
     there = [t for t in tensors if isinstance(t, There)]
     here = [t for t in tensors if not isinstance(t, There) and t.ndim > 0]
     if there and here and function not in COPIES:
@@ -90,13 +107,10 @@ def _run(function, args, kwargs, mode):
     def unwrap(a):
         return a.inner if isinstance(a, There) else a
 
-    inputs, named = tree_map(unwrap, args), tree_map(unwrap, kwargs)
-    result = function(*inputs, **named)
+    result = function(
+        *[_each(unwrap, a) for a in args], **{k: _each(unwrap, a) for k, a in kwargs.items()}
+    )
+    if not wanted:
+        return result
     known = {id(t.inner): t for t in there}
-
-    def wrap(a):
-        if not isinstance(a, torch.Tensor) or not wanted:
-            return a
-        return known[id(a)] if id(a) in known else There(a)
-
-    return tree_map(wrap, result)
+    return _each(lambda a: known[id(a)] if id(a) in known else There(a), result)

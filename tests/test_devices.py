@@ -88,18 +88,18 @@ SCHEMES = {
     "coordinates": (
         StyblinskiTang(D),
         Inverse(ElementwiseFlow(8)),
-        LeastSquaresNested(n_samples=64),
+        LeastSquaresNested(n_samples=64, max_step=0.01),
     ),
-    "affine": (Quadratic(np.zeros(D)), AffineFlow(), LeastSquaresNested()),
+    "affine": (Quadratic(np.zeros(D)), AffineFlow(), LeastSquaresNested(max_step=0.01)),
     "direct": (
         TILTED,
         TRIANGULAR,
-        LeastSquaresNested(1e-2, n_samples=64, max_step=0.01, feature_iterations=3),
+        LeastSquaresNested(0.1, n_samples=64, max_step=0.01, feature_iterations=1),
     ),
     "cg": (
         TILTED,
         TRIANGULAR,
-        LeastSquaresNested(1e-2, n_samples=64, max_step=0.01, feature_iterations=3, solver="cg"),
+        LeastSquaresNested(0.1, n_samples=64, max_step=0.01, feature_iterations=1, solver="cg"),
     ),
     "euler": (Quadratic(np.zeros(D)), AffineFlow(), ForwardEuler(n_samples=64)),
     "flat": (Quadratic(np.zeros(D)), AffineFlow(), FlatGradient(n_samples=64)),

@@ -5,10 +5,9 @@ import os
 import socket
 import subprocess
 import sys
-import textwrap
-import time
 
 import numpy as np
+import on_ranks
 import pytest
 import torch
 
@@ -17,7 +16,7 @@ from skfokker.equation import FokkerPlanck
 from skfokker.flows import AffineFlow, Composition, ElementwiseFlow, Inverse, TriangularFlow
 from skfokker.parallel import ALONE, data_parallel
 from skfokker.potentials import Quadratic, StyblinskiTang
-from skfokker.schemes import normal_equations
+from skfokker.schemes import LeastSquaresNested, normal_equations
 from skfokker.schemes.normal_equations import InnerProblem, in_pairs
 from skfokker.schemes.points import sobol_normal
 
@@ -26,56 +25,6 @@ pytestmark = pytest.mark.skipif(
     reason="torch.distributed with gloo is not there",
 )
 
-PREAMBLE = """
-    import json, os, signal, sys, warnings
-    import numpy as np, torch
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    from skfokker import ParametricFokkerPlanck
-    from skfokker.flows import AffineFlow, Composition, Inverse, TriangularFlow
-    from skfokker.parallel import data_parallel
-    from skfokker.potentials import Quadratic
-    from skfokker.schemes import LeastSquaresNested
-
-    torch.distributed.init_process_group("gloo")
-    rank = int(os.environ["RANK"])
-
-    def coupled(x):
-        return 0.5 * x.square().sum(1) + 0.2 * torch.cos(x[:, 0] * x[:, 1])
-
-    def flow():
-        layers = [Inverse(TriangularFlow(6)), Inverse(TriangularFlow(6, reverse=True))]
-        return Composition([*layers, AffineFlow()])
-"""
-
-FIT = """
-    results = {}
-
-    def fit(name, potential, n_features=None, family=flow(), **scheme):
-        model = ParametricFokkerPlanck(
-            scheme=LeastSquaresNested(max_step=0.01, **scheme), n_features=n_features,
-            flow=family if n_features else None, random_state=seed, t_final=0.02, tol=10.0,
-        ).fit(potential)
-        points = np.random.default_rng(0).standard_normal((50, 2))
-        results[name] = {
-            "thetas": model.thetas_.tolist(), "density": model.log_density(points).tolist(),
-            "certificate": model.certificate_.kl(), "history": model.history_[-1]["free_energy"],
-        }
-
-    seed = 0
-    with data_parallel(n_shares=2) as processes:
-        fit("quadratic", Quadratic([1.0, 2.0], [[1.0, 0.5], [0.5, 2.0]]))
-        fit("direct", coupled, 2, n_samples=128, tolerance=1e-2, feature_iterations=5)
-        fit("cg", coupled, 2, solver="cg", n_samples=128, feature_iterations=5)
-        fit("separable", lambda x: (x**4).sum(1), 2, family=None, n_samples=64)
-        seed = None  # the first process then chooses
-        fit("unseeded", Quadratic([1.0, 2.0]))
-    with open(os.path.join(sys.argv[1], f"{processes.size}-{rank}.json"), "w") as file:
-        json.dump(results, file)
-    assert processes.messages > 100
-    torch.distributed.destroy_process_group()
-"""
-
 
 def free_port():
     with socket.socket() as listener:
@@ -83,14 +32,13 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(script, size, *arguments):
-    """Processes that run a script, as torchrun would start them."""
+def start(size, folder):
+    """Processes, as torchrun would start them; each writes its results to a file RANK."""
     environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     environment |= {"WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
-    code = textwrap.dedent(PREAMBLE) + textwrap.dedent(script)
     return [
         subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)],
+            [sys.executable, on_ranks.__file__, str(folder / str(rank))],
             env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -110,78 +58,59 @@ def finish(processes):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def two(tmp_path_factory):
+    """Of two processes: their results, messages sent, and what they printed of failures."""
     folder = tmp_path_factory.mktemp("ranks")
-    for size in (1, 2):
-        processes = start(FIT, size, folder)
-        said = finish(processes)
-        assert [p.returncode for p in processes] == [0] * size, said
-    return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
+    said = finish(start(2, folder))
+    try:
+        stored = [json.loads((folder / rank).read_text()) for rank in "01"]
+    except OSError:
+        pytest.fail(f"a process left no results: {said}")
+    return stored, [output for output, _ in said]
+
+
+@pytest.fixture(scope="module")
+def one():
+    """The results of a single process."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        return on_ranks.fits()[0]
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", ["quadratic", "direct", "cg", "separable"])
-def test_two_processes_give_the_result_of_one(results, name):
-    one, first, second = (results[key][name] for key in ("1-0", "2-0", "2-1"))
-    assert first == second  # the same bits
-    for key in one:
-        np.testing.assert_allclose(first[key], one[key], rtol=0, atol=1e-8)
+def test_two_processes_give_the_result_of_one(one, two, name):
+    (first, messages), (second, _) = two[0]
+    assert first[name] == second[name]  # the same bits
+    assert messages > 100
+    for key, value in one[name].items():
+        np.testing.assert_allclose(first[name][key], value, rtol=0, atol=1e-8)
 
 
-def test_without_a_seed_the_processes_agree_on_one(results):
-    assert results["2-0"]["unseeded"] == results["2-1"]["unseeded"]
+def test_without_a_seed_the_processes_agree_on_one(two):
+    (first, _), (second, _) = two[0]
+    assert first["unseeded"] == second["unseeded"]
 
 
-def test_a_plain_fit_gives_the_same(results):
-    model = ParametricFokkerPlanck(random_state=0, t_final=0.02).fit(
+def test_a_plain_fit_gives_the_same(two):
+    scheme = LeastSquaresNested(max_step=0.01)
+    model = ParametricFokkerPlanck(scheme=scheme, random_state=0, t_final=0.02, tol=1e3).fit(
         Quadratic([1.0, 2.0], [[1.0, 0.5], [0.5, 2.0]])
     )
     points = np.random.default_rng(0).standard_normal((50, 2))
     np.testing.assert_allclose(
-        model.log_density(points), results["2-0"]["quadratic"]["density"], atol=1e-6
+        model.log_density(points), two[0][0][0]["quadratic"]["density"], atol=1e-6
     )
 
 
-FAILURES = """
-    def failing(what):
-        calls = 0
-
-        def potential(x):
-            nonlocal calls
-            calls += 1
-            if rank == 1 and calls == 60:
-                if what == "raises":
-                    raise OSError("the licence server is gone")
-                if what == "interrupted":
-                    os.kill(os.getpid(), signal.SIGINT)
-                if what == "dies":
-                    os._exit(3)
-            broken = what == "nan" and rank == 1 and calls >= 60
-            return coupled(x) * (torch.nan if broken else 1 + rank * (what == "differs"))
-
-        return potential
-
-    for what in ("raises", "nan", "differs", "interrupted", "dies"):
-        model = ParametricFokkerPlanck(AffineFlow(), n_features=2, random_state=0, tol=10.0)
-        said = "nothing"
-        with data_parallel(timeout=30):
-            try:
-                model.fit(failing(what))
-            except Exception as error:
-                said = f"{type(error).__name__}: {error}"
-        print(json.dumps([what, said, getattr(model, "t_final_", 0.0)]), flush=True)
-"""
-
-
 @pytest.fixture(scope="module")
-def endings():
-    """What each of two processes said of five failures on the second, and how far it had got."""
-    begun = time.monotonic()
-    said = [
-        {what: rest for what, *rest in map(json.loads, output.splitlines())}
-        for output, _ in finish(start(FAILURES, 2))
+def endings(two):
+    """What each of two processes said of failures on the second, how far it got, and when."""
+    return [
+        {what: rest for what, *rest in map(json.loads, output.splitlines())} for output in two[1]
     ]
-    assert time.monotonic() - begun < 100  # none had to wait for the end of its patience
-    return said
 
 
 @pytest.mark.parametrize(
@@ -194,14 +123,16 @@ def endings():
     ],
 )
 def test_a_failure_on_one_process_ends_all(endings, what, theirs, own):
-    said, reached = zip(*(ending[what] for ending in endings), strict=True)
+    said, reached, seconds = zip(*(ending[what] for ending in endings), strict=True)
     assert theirs in said[0] and own in said[1]
     assert reached[0] == reached[1] < 1  # the same steps are kept on all
     assert (reached[0] > 0) == (what != "differs")
+    assert max(seconds) < 30  # none had to wait for the end of its patience
 
 
 def test_a_process_that_dies_leaves_none_waiting(endings):
-    assert "RankError: rank 0 of 2 lost the other processes: one" in endings[0]["dies"][0]
+    said, _, seconds = endings[0]["dies"]
+    assert "RankError: rank 0 of 2 lost the other processes: one" in said and seconds < 30
     assert "dies" not in endings[1]
 
 
