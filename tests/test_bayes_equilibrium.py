@@ -18,6 +18,7 @@ from skfokker.flows import (
     Composition,
     ElementwiseFlow,
     Inverse,
+    TriangularFlow,
 )
 from skfokker.flows.frame import Frame
 from skfokker.potentials import Quadratic
@@ -187,3 +188,16 @@ def test_frame_is_a_flow():
     torch.testing.assert_close(ours.vjp(v)[1], theirs.vjp(v)[1])
     torch.testing.assert_close(ours.jvp(empty, v), theirs.jvp(empty, v))
     torch.testing.assert_close(ours.jacobian()[1], theirs._by_x()[0])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_first_transposed_solve_substitutes_and_the_next_agree(reverse):
+    flow, generator = TriangularFlow(20, reverse=reverse), torch.Generator().manual_seed(0)
+    theta = flow.init(9, generator)
+    theta += 0.1 * torch.randn(len(theta), generator=generator, dtype=torch.float64)
+    x, v = torch.randn(2, 50, 9, generator=generator, dtype=torch.float64)
+    at = flow.linearize(theta, x)
+    first = at.solve_transposed(v)
+    assert "by_y" not in vars(at)  # a descent asks once: no Jacobian is formed
+    torch.testing.assert_close(at.vjp(first)[1], v, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(at.solve_transposed(v), first, rtol=1e-11, atol=1e-11)
