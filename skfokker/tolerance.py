@@ -22,22 +22,28 @@ class Effort:
         Multiplies the size of the default family.
     tolerance : float or None
         Of the time steps of the default scheme; None leaves it to the scheme.
+    n_samples : int or None
+        Sample points of the default scheme; None leaves it to the scheme.
     level : int
         How often something has been refined.
     """
 
     capacity: int = 1
     tolerance: float | None = None
+    n_samples: int | None = None
     level: int = 0
 
     def larger_family(self) -> Effort:
         """Twice the capacity."""
         return replace(self, capacity=2 * self.capacity, level=self.level + 1)
 
-    def shorter_steps(self) -> Effort:
-        """A tenth of the tolerance."""
-        tolerance = 1e-6 if self.tolerance is None else self.tolerance / 10
-        return replace(self, tolerance=tolerance, level=self.level + 1)
+    def shorter_steps(self, tolerance: float) -> Effort:
+        """A tenth of the tolerance that was used."""
+        return replace(self, tolerance=tolerance / 10, level=self.level + 1)
+
+    def more_samples(self, n_samples: int) -> Effort:
+        """Twice the sample points that were used."""
+        return replace(self, n_samples=2 * n_samples, level=self.level + 1)
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ class Diagnosis:
     def advice(self) -> str:
         """A sentence that names the largest part and what to try."""
         knob = {
-            "family": "the family of maps: try a `flow` with more n_hidden or n_intervals, or more "
-            "layers",
+            "family": "the family of maps: try a `flow` with more n_hidden, n_intervals or "
+            "n_components, or more layers",
             "sampling": "the number of sample points: try a `scheme` with a larger n_samples",
             "time": "the time steps: try a `scheme` with a smaller tolerance or max_step",
         }[self.largest]

@@ -208,8 +208,20 @@ def targets(groups: dict[str, Group], rows: Iterable[Row]) -> Table:
                 table.rows += _target_row(name, label, target, ours)
             table.rows += _seconds_row(name, group, label, rows)
             for rival in group.beats:
-                table.rows += _beats_rows(name, rival, ours, found)
+                both = _solved_by_both(rows, "ours", rival)
+                pairs = [line for line in lines(group, both) if line.label == label]
+                table.rows += _beats_rows(name, rival, pairs)
     return table
+
+
+def _solved_by_both(rows, first, second) -> list[Row]:
+    """Rows of two methods on the problems that both have solved: their means compare."""
+
+    def solved(method):
+        return {row.problem for row in rows if row.method == method and row.error is None}
+
+    shared = solved(first) & solved(second)
+    return [row for row in rows if row.problem in shared and row.method in (first, second)]
 
 
 def _target_row(name, label, target, ours):
@@ -244,9 +256,9 @@ def _seconds_row(name, group, label, rows):
              number(slowest, "seconds"), "", mark]]  # fmt: skip
 
 
-def _beats_rows(name, rival, ours, found):
+def _beats_rows(name, rival, found):
     result = []
-    for line in ours:
+    for line in [line for line in found if line.method == "ours"]:
         other = next(
             (
                 o

@@ -47,9 +47,10 @@ def choose_flow(
                 AffineFlow(diagonal=True),
             ]
         )
-    if parts > 1:
-        return MixtureFlow(capacity * parts)
     d = len(structure.interacts)
+    if parts > 1:
+        # in few dimensions parts overlap on their way, and more of them follow it better
+        return MixtureFlow(capacity * (parts + parts // 2 if d <= 3 else parts))
     n_hidden = capacity * max(24, 3 * d)
     n_reserve = 3 if d <= 4 else 0
     layers = [

@@ -339,7 +339,7 @@ class _March:
         except PotentialError as failure:
             self.failure = failure
             return now, math.inf
-        except _Diverged:
+        except (_Diverged, torch.linalg.LinAlgError):
             return now, math.inf
         return after, now.problem.displacement(estimate(after.xi))
 
@@ -379,4 +379,6 @@ class _March:
             "iterations": now.iterations,
             "evaluations": evaluations,
             "rejected": rejected,
+            "tolerance": self.tolerance,
+            "n_samples": self.n,
         }
