@@ -65,8 +65,11 @@ html_theme_options = {
 html_show_sourcelink = False
 
 
+MARKUP = re.compile(r"(?<!\\)\||(?<=\()\*(?=\w)|(?<=, )\*(?=\w+\))")
+
+
 def plain_bars(app, what, name, obj, options, lines):
-    """Docstrings write \\|x\\| and f(*args) as a reader would; reST would take them for markup."""
+    """Docstrings write \\|x\\|, f(*args), (n, *shape) as a reader would; for reST that is markup."""
     block = None  # indentation of a math directive we are in
     for k, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
@@ -76,7 +79,7 @@ def plain_bars(app, what, name, obj, options, lines):
             block = indent
         if block is None and line.lstrip()[:1] not in ("|", "+"):
             parts = re.split(r"(:math:`[^`]*`|``[^`]*``|`[^`]*`)", line)
-            parts[::2] = [re.sub(r"(?<!\\)\||(?<=\()\*(?=\w)", r"\\\g<0>", p) for p in parts[::2]]
+            parts[::2] = [MARKUP.sub(r"\\\g<0>", p) for p in parts[::2]]
             lines[k] = "".join(parts)
 
 

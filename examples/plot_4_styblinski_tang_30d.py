@@ -65,22 +65,23 @@ PathsDisplay.from_estimator(fit, coordinates=0, n_paths=40, ax=axes[1])
 # %%
 # The potential of the velocity, phi = -(V + beta log rho) up to a constant: what the dual of
 # Algorithm 1 approximates. Shown where the law has its mass, in the plane of two coordinates
-# with the others at zero; v = grad phi points from blue to yellow. At equilibrium phi is constant.
+# with the others at zero; v = grad phi points from blue to yellow, away from the middle and mostly
+along the diagonals, towards the wells. At equilibrium phi is constant.
 
 side = np.linspace(-4, 4, 121)
 points = np.zeros((121**2, 30))
 points[:, :2] = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
 figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.5), layout="constrained", sharey=True)
-for axis, t in zip(axes, (0.0, 0.1, 0.3), strict=True):
+for axis, t in zip(axes, (0.0, 0.3, 0.9), strict=True):
     log_density = fit.log_density(points, t)
     phi = -(problem.potential(torch.as_tensor(points)).numpy() + log_density)
     phi[log_density < log_density.max() - 7] = np.nan
     shown = (phi - np.nanmax(phi)).reshape(121, 121)
-    mesh = axis.pcolormesh(side, side, shown, cmap="cividis", shading="gouraud")
+    mesh = axis.pcolormesh(side, side, shown, cmap="cividis", shading="gouraud", vmin=-17, vmax=0)
     axis.contour(side, side, shown, 8, colors="white", linewidths=0.6, linestyles="solid")
     axis.set(title=f"$t$ = {t:g}", xlabel="$x_1$")
-    figure.colorbar(mesh, ax=axis, label=r"$\varphi$, up to a constant")
 axes[0].set_ylabel("$x_2$")
+figure.colorbar(mesh, ax=axes, label=r"$\varphi$, up to a constant")
 
 # %%
 # Free energy, and the certified error beside the true one.
