@@ -69,7 +69,7 @@ MARKUP = re.compile(r"(?<!\\)\||(?<=\()\*(?=\w)|(?<=, )\*(?=\w+\))")
 
 
 def plain_bars(app, what, name, obj, options, lines):
-    """Docstrings write \\|x\\|, f(*args), (n, *shape) as a reader would; for reST that is markup."""
+    """Docstrings write \\|x\\|, f(*args), (n, *shape) as readers would; for reST that is markup."""
     block = None  # indentation of a math directive we are in
     for k, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())

@@ -66,7 +66,7 @@ PathsDisplay.from_estimator(fit, coordinates=0, n_paths=40, ax=axes[1])
 # The potential of the velocity, phi = -(V + beta log rho) up to a constant: what the dual of
 # Algorithm 1 approximates. Shown where the law has its mass, in the plane of two coordinates
 # with the others at zero; v = grad phi points from blue to yellow, away from the middle and mostly
-along the diagonals, towards the wells. At equilibrium phi is constant.
+# along the diagonals, towards the wells. At equilibrium phi is constant.
 
 side = np.linspace(-4, 4, 121)
 points = np.zeros((121**2, 30))
