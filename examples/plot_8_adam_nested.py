@@ -8,8 +8,8 @@ section 6.1.1 with the paper's sixty planar layers.
 
 Divided by the time step, the dual potential is the potential of the velocity: it approximates
 -(V + beta log rho). At first it rises towards the minimum of V at (3, 3) and is bent, since the law
-also contracts; the bend goes as the width settles. At t = 0.7 a few per cent are left of either, and
-the noise of the inner loop shows.
+also contracts; the bend goes as the width settles. At t = 0.7 a few per cent are left of either,
+and the noise of the inner loop shows.
 
 Two remarks on the printed settings of section 6. The learning rates are the wrong way round (the
 authors' program has them as they are here), and a dual restarted from near zero at every time step
