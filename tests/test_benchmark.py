@@ -30,6 +30,7 @@ from skfokker.benchmark.references import References
 from skfokker.benchmark.runner import Row, TimeLimitError, solve, time_limit
 from skfokker.benchmark.studies import StudyOptions, exponent, throughput
 from skfokker.benchmark.studies.algorithm1 import outer_step_seconds
+from skfokker.benchmark.studies.scaling import projected
 from skfokker.benchmark.studies.throughput import euler_maruyama_kl
 from skfokker.benchmark.tables import FAIL, PASS, Table, certificates, comparison, lines, targets
 from skfokker.reference import kl_gaussians
@@ -272,6 +273,8 @@ def test_studies():
         "algorithm1",
         "metric",
         "sampling",
+        "memory",
+        "scaling",
     }
     assert exponent([10, 30, 100], [1, 9, 100]) == pytest.approx(2.0, abs=0.01)
     assert exponent([1], [1]) is None
@@ -284,6 +287,23 @@ def test_studies():
     assert all(row[4].startswith("x ") and row[-1] in (PASS, FAIL, "") for row in table.rows)
     assert outer_step_seconds(problems.load("quadratic-2d-iso"), 140, 5) > 0
     assert np.isfinite([float(row[3]) for row in table.rows]).all()
+
+
+def test_memory_of_fresh_processes():
+    """Draws are counted as output, what is held beside them is not."""
+    table = STUDIES["memory"](StudyOptions(quick=True))[0]
+    peak, imports, output, beyond = map(float, table.rows[0][1:5])
+    assert 0.1 < imports <= peak < 2 and output < 0.01 and beyond <= peak - imports + 0.01
+
+
+def test_projection_to_many_cores():
+    alone = projected(1.0, 0.9, 100, 1e6, 1, 1e-5, 1e9)
+    assert alone == pytest.approx(1.0)
+    assert projected(1.0, 0.9, 0, 0, 1000, 1e-5, 1e9) == pytest.approx(0.1009)  # Amdahl
+    talk = projected(1.0, 0.9, 100, 1e6, 1000, 1e-5, 1e9) - 0.1009
+    assert talk == pytest.approx(100 * 2 * np.log2(1000) * 1e-5 + 2e-3 * 0.999)
+    row = STUDIES["scaling"](StudyOptions(quick=True))[0].rows[0]
+    assert int(row[5]) > 0 and float(row[-1]) > 0
 
 
 def test_bracket_holds_the_true_divergence():

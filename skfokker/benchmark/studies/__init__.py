@@ -6,8 +6,10 @@ from .algorithm1 import algorithm1
 from .common import StudyOptions, exponent
 from .dimension import dimension
 from .entropy import entropy
+from .memory import memory
 from .metric import metric
 from .sampling import sampling
+from .scaling import scaling
 from .throughput import throughput
 from .tolerance import tolerance
 
@@ -20,6 +22,8 @@ STUDIES = {
     "algorithm1": algorithm1,
     "metric": metric,
     "sampling": sampling,
+    "memory": memory,
+    "scaling": scaling,
 }
 
 __all__ = [
@@ -29,8 +33,10 @@ __all__ = [
     "dimension",
     "entropy",
     "exponent",
+    "memory",
     "metric",
     "sampling",
+    "scaling",
     "throughput",
     "tolerance",
 ]
