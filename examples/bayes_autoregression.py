@@ -47,4 +47,4 @@ before = time.perf_counter()
 posterior = sample_posterior(log_posterior, constraints=named, random_state=0, n_draws=20000)
 seconds = time.perf_counter() - before
 posterior.forward_check()
-report("autoregression", posterior, seconds, *ensemble(posterior, 5000))
+report("autoregression", posterior, seconds, *ensemble(posterior, 16000))
