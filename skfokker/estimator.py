@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .checkpoint import Checkpoints, find_checkpoint
+from .corrector import ParticleCorrector
 from .densities import DensityPotential
 from .equation import FokkerPlanck
 from .fit import Fit
@@ -86,6 +87,9 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         1 shows a progress bar, 2 prints a line a step.
     warm_start : bool, default=False
         Continue a fitted march to a larger ``t_final`` instead of starting anew.
+    corrector : ParticleCorrector, optional
+        Polishes the march afterwards, by maximum likelihood on simulated particles. None leaves
+        it as it is.
 
     Attributes
     ----------
@@ -114,6 +118,8 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
     certificate_ : Certificate or None
         Bound on the error of the law along time; None where none could be computed, and in
         models read from a file of :meth:`save`.
+    correction_ : Correction or None
+        What the ``corrector`` did, with held-out likelihoods; None where there was none.
     n_features_in_ : int
         Dimension d.
     feature_names_in_ : ndarray (d,)
@@ -168,6 +174,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
+        "corrector": [ParticleCorrector, None],
     }
 
     def __init__(
@@ -185,6 +192,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         random_state: Any = None,
         verbose: int = 0,
         warm_start: bool = False,
+        corrector: ParticleCorrector | None = None,
     ):
         self.flow = flow
         self.scheme = scheme
@@ -198,6 +206,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         self.random_state = random_state
         self.verbose = verbose
         self.warm_start = warm_start
+        self.corrector = corrector
 
     def fit(
         self,
@@ -394,6 +403,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         self.times_, self.thetas_, self.velocities_ = march.times, march.thetas, march.velocities
         self.t_final_, self.history_ = float(march.times[-1]), fit.history
         self.initial_error_, self.certificate_ = fit.initial_error, fit.certificate
+        self.correction_ = fit.correction
         self.interrupted_ = fit.stopped_by is not None
 
     def _last_fit(self) -> Fit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .certificate import Certificate
+from .corrector import Correction
 from .flows.base import Flow
 from .schemes.base import Scheme
 from .trajectory import Trajectory
@@ -24,6 +25,8 @@ class Fit:
     initial_error : float
         KL divergence at t = 0.
     certificate : Certificate or None
+    correction : Correction or None
+        What the particle corrector did.
     stopped_by : exception or None
         What stopped it before its horizon.
     """
@@ -34,4 +37,5 @@ class Fit:
     history: list[dict]
     initial_error: float
     certificate: Certificate | None = None
+    correction: Correction | None = None
     stopped_by: BaseException | None = field(default=None, repr=False)

@@ -80,11 +80,12 @@ def initial_parameters(
     gaussian = _as_gaussian(initial)
     if gaussian is not None:
         mean, scale = (a.to(device) for a in gaussian.moments(d))
-        if not mean.any() and torch.equal(scale, torch.eye(d).to(scale)):
-            return theta, 0.0
-        exact = flow.with_affine(theta, mean, scale)
-        if exact is not None:
-            return exact, 0.0
+        if flow.starts_at_identity(d):
+            if not mean.any() and torch.equal(scale, torch.eye(d).to(scale)):
+                return theta, 0.0
+            exact = flow.with_affine(theta, mean, scale)
+            if exact is not None:
+                return exact, 0.0
         initial = MultivariateNormal(mean.cpu(), scale_tril=scale.cpu())
     draws, held_out = initial_draws(initial, d, N_DRAWS, generator)
     theta = maximum_likelihood(flow, theta, draws.to(device))
@@ -175,6 +176,14 @@ def maximum_likelihood(flow: Flow, theta: Tensor, draws: Tensor, max_iter: int =
     covariance = covariance + 1e-9 * covariance.diagonal().mean() * torch.eye(d).to(gap)
     gaussian = flow.with_affine(theta, draws.mean(0), torch.linalg.cholesky(covariance))
     start = theta if gaussian is None else gaussian
+    return climb_likelihood(flow, start, draws, max_iter)
+
+
+def climb_likelihood(
+    flow: Flow, start: Tensor, draws: Tensor, max_iter: int = 100, ridge: float = 1.0
+) -> Tensor:
+    """The same from any start (m,), with a unit normal prior about it worth ``ridge`` draws."""
+    d = draws.shape[1]
     theta = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [theta],
@@ -188,7 +197,7 @@ def maximum_likelihood(flow: Flow, theta: Tensor, draws: Tensor, max_iter: int =
     def loss() -> Tensor:
         optimizer.zero_grad()
         value = -TransportedNormal(flow, theta, d).log_prob(draws).mean()
-        value = value + 0.5 * (theta - start).square().sum() / len(draws)
+        value = value + 0.5 * ridge * (theta - start).square().sum() / len(draws)
         value.backward()
         return value
 

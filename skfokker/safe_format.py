@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator
 
 import skfokker
 
-from . import densities, flows, initial, potentials, schemes
+from . import corrector, densities, flows, initial, potentials, schemes
 from .flows.base import Flow
 from .potentials import Potential
 from .schemes.base import Scheme
@@ -198,7 +198,7 @@ def _model(kind: type, arrays: dict[str, np.ndarray], content: dict) -> Any:
         model._dropped_potential = "left out of the file"
     else:
         model.potential_ = potential
-    vars(model).update(fitted, certificate_=None)
+    vars(model).update(fitted, certificate_=None, correction_=None)
     return model
 
 
@@ -225,6 +225,7 @@ def _components() -> dict[str, type]:
     parts = (
         initial.Gaussian,
         densities.GaussianDensity,
+        corrector.ParticleCorrector,
         schemes.ProjectedMetric,
         schemes.DualFeatures,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from .certificate import Certificate, certify
 from .checkpoint import Checkpoint, Checkpoints, fixed_values
+from .corrector import ParticleCorrector
 from .equation import FokkerPlanck
 from .fit import Fit
 from .flows.base import Flow
@@ -27,12 +29,13 @@ from .schemes.base import Scheme
 from .schemes.least_squares import LeastSquaresNested
 from .scout import Scouts, count_modes, send
 from .structure import Structure
-from .tolerance import Effort, diagnose
+from .tolerance import Diagnosis, Effort, diagnose
 from .trajectory import Trajectory
 from .validation import as_tensor, torch_generator
 
-_FIT, _CERTIFY, _SCOUT = 0, 2, 3  # streams of one seed; 1 is that of the samples
+_FIT, _CERTIFY, _SCOUT, _CORRECT = 0, 2, 3, 4  # streams of one seed; 1 is that of the samples
 _N_SCOUTS, _N_DESCENTS = 8192, 48
+_WITHIN_REACH = 4.0  # times tol: an error that one refinement of a coupled march may mend
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Solver:
         lambda with Hess V >= lambda.
     horizon : float
     device : torch.device
-    flow, scheme, initial, tol, random_state, verbose
+    flow, scheme, initial, tol, random_state, verbose, corrector
         As the parameters of the estimator.
     continued : Fit, optional
         An earlier fit, to go on from.
@@ -57,7 +60,7 @@ class Solver:
         Where an earlier run got to.
     """
 
-    SETTINGS = ("flow", "scheme", "initial", "tol", "random_state", "verbose")
+    SETTINGS = ("flow", "scheme", "initial", "tol", "random_state", "verbose", "corrector")
 
     equation: FokkerPlanck
     structure: Structure
@@ -70,6 +73,7 @@ class Solver:
     tol: float
     random_state: Any
     verbose: int = 0
+    corrector: ParticleCorrector | None = None
     continued: Fit | None = None
     checkpoints: Checkpoints | None = None
     resumed: Checkpoint | None = None
@@ -93,14 +97,17 @@ class Solver:
                     return fit
                 warnings.warn(
                     f"A refinement was stopped ({type(stopped_by).__name__}: {stopped_by}). The "
-                    f"fit before it is kept: its certified error is KL <= "
-                    f"{kept.certificate.kl(confidence=0.5):.2g} nats, above tol={self.tol:g}.",
+                    f"fit before it is kept: its certified error is KL <= {_certified(kept):.2g} "
+                    f"nats, above tol={self.tol:g}.",
                     ConvergenceWarning,
                     stacklevel=3,
                 )
                 return kept
-            kept = fit
-            effort = None if fit.certificate is None else self._next_effort(fit, effort)
+            if kept is None or _certified(fit) < _certified(kept):
+                kept = fit
+            effort = self._next_effort(fit, effort)
+        self._warn_of_error(kept)
+        self._correct(kept)
         return kept
 
     def _agree(self) -> None:
@@ -168,7 +175,9 @@ class Solver:
 
     def _start(self, effort: Effort, generator: torch.Generator) -> tuple[Fit, Tensor, float]:
         """An empty fit, theta where the march starts, and that time."""
-        scheme = LeastSquaresNested(effort.tolerance) if self.scheme is None else clone(self.scheme)
+        scheme = LeastSquaresNested(effort.tolerance, effort.n_samples)
+        if self.scheme is not None:
+            scheme = clone(self.scheme)
         if self.continued is not None:
             before = self.continued
             if self.scheme is None and isinstance(before.scheme, LeastSquaresNested):
@@ -222,6 +231,40 @@ class Solver:
         generator = torch_generator(self.random_state, _SCOUT)
         return send(self.equation, self._draws[0], self.horizon, generator)
 
+    def _correct(self, fit: Fit) -> None:
+        """Replace the march by the polished one, where that can be had, and certify that."""
+        t_start = 0.0 if self.continued is None else float(self.continued.trajectory.times[-1])
+        if self.corrector is None or fit.trajectory.times[-1] <= t_start:
+            return
+        march, certificate = fit.trajectory, fit.certificate
+        generator = torch_generator(self.random_state, _CORRECT)
+        try:
+            fit.trajectory, fit.correction = self.corrector.correct(
+                march, self.equation, self.initial, generator, t_start
+            )
+        except (Exception, KeyboardInterrupt) as stop:
+            # the march is what took the time: nothing that happens here may lose it
+            warnings.warn(
+                f"The march is complete, but was not corrected: the corrector ended in "
+                f"{type(stop).__name__}: {stop}",
+                UserWarning,
+                stacklevel=4,
+            )
+            return
+        if not fit.correction.accepted.any():
+            return
+        fit.certificate = self._certify(fit)
+        before = math.inf if certificate is None else certificate.kl(confidence=0.5)
+        if before <= self.tol < _certified(fit):
+            warnings.warn(
+                f"The correction by particles moved the certified error from KL <= {before:.2g} to "
+                f"{_certified(fit):.2g} nats, above tol={self.tol:g}: it added more residual than "
+                "the march had, noise of the particles perhaps (see correction_). Try more "
+                "n_particles, fewer n_times, or corrector=None.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
     def _certify(self, fit: Fit) -> Certificate | None:
         """The bound on the error of a march, from fresh points."""
         if len(fit.trajectory.times) < 2:
@@ -248,35 +291,52 @@ class Solver:
     def _next_effort(self, fit: Fit, effort: Effort) -> Effort | None:
         """What to try next where the certified error is above ``tol``; None to leave it there.
 
-        Families that are solved coordinate by coordinate are cheap enough to be refined; where
-        nothing can be refined a ``ConvergenceWarning`` says what would help.
+        Families that are solved coordinate by coordinate are cheap enough to be refined whenever
+        that may help; others where the certified error is within a factor of ``_WITHIN_REACH``.
         """
-        reached = fit.certificate.kl(confidence=0.5)
-        if reached <= self.tol or not isinstance(fit.scheme, LeastSquaresNested):
-            return None  # tol does not drive the others
-        diagnosis = diagnose(
-            fit.certificate,
-            fit.trajectory,
-            fit.history,
-            self.equation,
-            torch_generator(self.random_state, _CERTIFY),
-        )
+        if not self._falls_short(fit):
+            return None
+        diagnosis, reached = self._diagnose(fit), _certified(fit)
         separable = fit.flow.separable and self.structure.separable
-        if separable and self.continued is None and effort.level < 2:
-            if diagnosis.largest == "time" and self.scheme is None:
-                return effort.shorter_steps()
-            if diagnosis.largest != "time" and self.flow is None:
+        promising = fit.initial_error < self.tol and reached < _WITHIN_REACH * self.tol
+        if self.continued is None and effort.level < 2 and (separable or promising):
+            largest, last = diagnosis.largest, fit.history[-1]
+            if largest == "time" and self.scheme is None:
+                return effort.shorter_steps(last["tolerance"])
+            if largest == "sampling" and self.scheme is None and not separable:
+                return effort.more_samples(last["n_samples"])
+            if largest != "time" and self.flow is None:
                 return effort.larger_family()
+        return None
+
+    def _falls_short(self, fit: Fit) -> bool:
+        """Whether the certified error is above ``tol``, which only drives the default scheme."""
+        driven = isinstance(fit.scheme, LeastSquaresNested) and fit.certificate is not None
+        return driven and _certified(fit) > self.tol
+
+    def _diagnose(self, fit: Fit) -> Diagnosis:
+        generator = torch_generator(self.random_state, _CERTIFY)
+        return diagnose(fit.certificate, fit.trajectory, fit.history, self.equation, generator)
+
+    def _warn_of_error(self, fit: Fit) -> None:
+        """Say what limits a fit that falls short of ``tol``, and what would help."""
+        if not self._falls_short(fit):
+            return
+        reached = _certified(fit)
         if fit.initial_error > 0.5 * reached:
             advice = (
                 "Most of it is the error of the initial law, which the `flow` cannot represent."
             )
         else:
-            advice = diagnosis.advice()
+            advice = self._diagnose(fit).advice()
         warnings.warn(
             f"The certified error at t = {fit.trajectory.times[-1]:g} is KL <= {reached:.2g} nats, "
             f"above tol={self.tol:g}. {advice}",
             ConvergenceWarning,
             stacklevel=4,
         )
-        return None
+
+
+def _certified(fit: Fit) -> float:
+    """The certified error of a fit, as estimated; infinite where there is none."""
+    return math.inf if fit.certificate is None else fit.certificate.kl(confidence=0.5)

@@ -273,6 +273,7 @@ def test_studies():
         "algorithm1",
         "metric",
         "sampling",
+        "corrector",
         "memory",
         "scaling",
     }

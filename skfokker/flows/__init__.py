@@ -11,6 +11,7 @@ from .mixture import MixtureFlow
 from .planar import PlanarFlow
 from .scale import ScaleFlow
 from .triangular import TriangularFlow
+from .zuko import ZukoFlow
 
 __all__ = [
     "AffineFlow",
@@ -25,5 +26,6 @@ __all__ = [
     "PlanarFlow",
     "ScaleFlow",
     "TriangularFlow",
+    "ZukoFlow",
     "choose_flow",
 ]

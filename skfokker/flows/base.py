@@ -38,6 +38,10 @@ class Flow(BaseEstimator):
         """Parameters (m,), float64, of the identity map (or of the map closest to it)."""
         raise NotImplementedError
 
+    def starts_at_identity(self, d: int) -> bool:
+        """True if :meth:`init` is the identity map exactly, up to rounding."""
+        return True
+
     def forward(self, theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (n, d) to y (n, d), and log \\|det dT/dx\\| (n,); differentiable in both."""
         raise NotImplementedError

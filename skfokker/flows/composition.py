@@ -44,6 +44,9 @@ class Composition(Flow):
     def separable(self):
         return all(layer.separable for layer in self.layers)
 
+    def starts_at_identity(self, d):
+        return all(layer.starts_at_identity(d) for layer in self.layers)
+
     def n_parameters(self, d):
         return sum(layer.n_parameters(d) for layer in self.layers)
 

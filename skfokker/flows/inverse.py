@@ -37,6 +37,9 @@ class Inverse(Flow):
     def reserve(self):
         return self.back.reserve
 
+    def starts_at_identity(self, d):
+        return self.flow.starts_at_identity(d)
+
     def n_parameters(self, d):
         return self.back.n_parameters(d)
 

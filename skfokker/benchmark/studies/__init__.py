@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .algorithm1 import algorithm1
 from .common import StudyOptions, exponent
+from .corrector import corrector
 from .dimension import dimension
 from .entropy import entropy
 from .memory import memory
@@ -22,6 +23,7 @@ STUDIES = {
     "algorithm1": algorithm1,
     "metric": metric,
     "sampling": sampling,
+    "corrector": corrector,
     "memory": memory,
     "scaling": scaling,
 }
@@ -30,6 +32,7 @@ __all__ = [
     "STUDIES",
     "StudyOptions",
     "algorithm1",
+    "corrector",
     "dimension",
     "entropy",
     "exponent",
