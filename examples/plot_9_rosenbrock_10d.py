@@ -13,6 +13,7 @@ formula (113) for these particles is wrong: it has to be -grad V.)
 
 import time
 import warnings
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -50,8 +51,9 @@ SampleProjectionDisplay.from_estimator(
 # %%
 # Pairs of neighbouring coordinates at t = 1; the dashed contours are of the particles.
 
+simulated = SimpleNamespace(sample=lambda n, t: particles[times.index(t)])  # not once a panel
 PairDensityDisplay.from_estimator(
-    fit, 1.0, coordinates=[0, 1, 8, 9], reference=problem, reference_name="particles"
+    fit, 1.0, coordinates=[0, 1, 8, 9], reference=simulated, reference_name="particles"
 )
 
 # %%
