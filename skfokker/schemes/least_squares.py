@@ -81,9 +81,10 @@ class LeastSquaresNested(Scheme):
     max_steps : int, default=10000
         Give up after that many steps.
     max_memory : float, default=1.0
-        GiB that the derivatives of the map on the sample points may take, and again the
-        preconditioner of conjugate gradients. More points than fit are worked on in blocks, their
-        derivatives computed anew in every pass; of the preconditioner what fits is kept.
+        GiB that the largest array of derivatives of the map on the sample points may take, and
+        again the preconditioner of conjugate gradients: expect a peak of about three times that.
+        More points than fit are worked on in blocks, their derivatives computed anew in every
+        pass; of the preconditioner what fits is kept.
     metric : {"relaxed", "projected"} or ProjectedMetric, default="relaxed"
         Which velocity is sought: that of least residual, or of least residual once projected on
         gradient fields (the paper's metric G, over a span of dual potentials). Separable maps
