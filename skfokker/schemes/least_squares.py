@@ -58,7 +58,7 @@ class LeastSquaresNested(Scheme):
         8192.
     damping : float or None, default=None
         Added to the diagonal of the metric, relative to its mean. None takes 1e-8, and 1e-4
-        with conjugate gradients.
+        with conjugate gradients. For mixtures, the cost of moving components one by one (1e-4).
     solver : {"auto", "direct", "cg"}, default="auto"
         Linear solver for maps that are not separable; "auto" takes "direct" up to 600
         parameters.
@@ -260,7 +260,7 @@ class _March:
         elif isinstance(flow, AffineFlow):
             solver, self.tolerance, damping = AffineSolver, 1e-5, 1e-8
         elif isinstance(flow, MixtureFlow):
-            solver, self.tolerance, damping = MixtureSolver, 3e-4, 1e-8
+            solver, self.tolerance, damping = MixtureSolver, 3e-4, 1e-4
         elif direct:
             solver, self.tolerance, damping = DirectSolver, 1e-5, 1e-8
         else:

@@ -21,15 +21,17 @@ class MixtureSolver:
     flow : MixtureFlow
     d : int
     damping : float
-        Relative to every diagonal entry, which makes it independent of scales.
+        Cost of moving each component on its own, damping * sum_k w_k E_k|a_k + B_k (y - m_k)|^2.
+        Components that overlap could otherwise move wildly and undo each other's motion.
     weight_damping : float
-        The same for the exchange of weight, whose fields are far from small where two components
-        hardly meet.
+        Cost of the exchange of weight, weight_damping * s^2 * sum_k w_k'^2 / w_k with s the spread
+        of the mixture: a component that others can stand in for would otherwise run empty in finite
+        time.
     """
 
     stale, over_processes = False, True
 
-    def __init__(self, flow, d: int, damping: float, weight_damping: float = 1e-6):
+    def __init__(self, flow, d: int, damping: float, weight_damping: float = 1e-4):
         self.damping, self.weight_damping = damping, weight_damping
         k = flow.n_components
         # unknown q of a component adds regressor first[q] to coordinate i[q], and for an
@@ -65,17 +67,32 @@ class MixtureSolver:
         first, second, i, j, twice = (
             a.to(problem.g.device) for a in (self.first, self.second, self.i, self.j, self.twice)
         )
-        matrix = self._gram(sums[0], first, second, i, j, twice)
+        gram = sums[0] + self.damping * self._alone(problem)
+        matrix = self._gram(gram, first, second, i, j, twice)
         right = self._rows(sums[1], first, second, i, j, twice)
-        damping = torch.full_like(right, self.damping)
         if len(sums) > 2:
             cross = self._rows(sums[2], first, second, i, j, twice[:, None])
-            matrix = torch.cat([torch.cat([matrix, cross], 1), torch.cat([cross.T, sums[3]], 1)], 0)
+            exchange = sums[3] + self._emptying(problem)
+            matrix = torch.cat([torch.cat([matrix, cross], 1), torch.cat([cross.T, exchange], 1)])
             right = torch.cat([right, sums[4]])
-            damping = torch.cat([damping, torch.full_like(sums[4], self.weight_damping)])
-        solution = _solve_scaled(matrix, -right, damping)
+        solution = _solve_scaled(matrix, -right)
         xi = problem.reduction.same(self._tangent(problem, solution))
         return Solution(xi, problem.linearization.jvp(xi) + problem.g)
+
+    @staticmethod
+    def _alone(problem):
+        """Moments of the regressors if every component had its points to itself."""
+        mixture = problem.flow.mixture(problem.theta, problem.g.shape[1])
+        blocks = torch.nn.functional.pad(mixture.covariances, (1, 0, 1, 0))
+        blocks[:, 0, 0] = 1.0
+        return torch.block_diag(*(mixture.log_weights.exp()[:, None, None] * blocks))
+
+    def _emptying(self, problem):
+        """Quadratic form (K, K) in the potentials of the cost of exchange."""
+        mixture = problem.flow.mixture(problem.theta, problem.g.shape[1])
+        laplacian, weights = Network(mixture).laplacian, mixture.log_weights.exp()
+        cost = self.weight_damping * problem.spread() ** 2 / weights
+        return laplacian @ (cost[:, None] * laplacian)
 
     @staticmethod
     def _gram(gram, first, second, i, j, twice):
@@ -117,11 +134,11 @@ class MixtureSolver:
         return flow.pack(dlogits, here[:, :d], droot.tril(-1) + torch.diag_embed(diagonal))
 
 
-def _solve_scaled(matrix, right, damping):
-    """(A + damping * diagonal) x = b, each unknown in its own scale."""
+def _solve_scaled(matrix, right):
+    """A x = b with each unknown in its own scale."""
     scale = matrix.diagonal().clamp(min=torch.finfo(matrix.dtype).tiny).rsqrt()
     scaled = scale[:, None] * matrix * scale
-    factor, info = torch.linalg.cholesky_ex(scaled + damping.diag())
+    factor, info = torch.linalg.cholesky_ex(scaled + 1e-12 * torch.eye(len(scaled)).to(scaled))
     if info:
         return torch.full_like(right, torch.nan)  # the step is refused and tried shorter
     return scale * torch.cholesky_solve((scale * right)[:, None], factor)[:, 0]
