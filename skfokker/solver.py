@@ -35,7 +35,7 @@ from .validation import as_tensor, torch_generator
 
 _FIT, _CERTIFY, _SCOUT, _CORRECT = 0, 2, 3, 4  # streams of one seed; 1 is that of the samples
 _N_SCOUTS, _N_DESCENTS = 8192, 48
-_WITHIN_REACH = 4.0  # times tol: an error that one refinement of a coupled march may mend
+_WITHIN_REACH = 2.0  # times tol: an error that one refinement of a coupled march may mend
 
 
 @dataclass

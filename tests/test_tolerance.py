@@ -47,10 +47,10 @@ def test_time_steps_that_are_too_long_are_named():
 @pytest.mark.parametrize(
     "diagnosis, reached, expected",
     [
-        (Diagnosis(1.0, 0.0, 0.0), 0.03, {"capacity": 2}),
-        (Diagnosis(0.0, 1.0, 0.0), 0.03, {"n_samples": 2048}),
-        (Diagnosis(0.0, 0.0, 1.0), 0.03, {"tolerance": 1e-4}),
-        (Diagnosis(1.0, 0.0, 0.0), 0.09, None),  # nine times tol: one refinement is not enough
+        (Diagnosis(1.0, 0.0, 0.0), 0.015, {"capacity": 2}),
+        (Diagnosis(0.0, 1.0, 0.0), 0.015, {"n_samples": 2048}),
+        (Diagnosis(0.0, 0.0, 1.0), 0.015, {"tolerance": 1e-4}),
+        (Diagnosis(1.0, 0.0, 0.0), 0.03, None),  # three times tol: one refinement is not enough
         (Diagnosis(1.0, 0.0, 0.0), 0.009, None),  # tol is met
     ],
 )
