@@ -96,16 +96,17 @@ def _residual(model: GaussianMixture, equation: FokkerPlanck, like: Tensor, n: i
         problem = InnerProblem(equation, flow, theta, x, x.new_full((n,), 1 / n))
     except PotentialError:
         return math.inf
-    residual = MixtureSolver(flow, d, 1e-6).solve(problem).residual
+    residual = MixtureSolver(flow, d).solve(problem).residual
     return float(residual.square().sum(1).mean())
 
 
-def _fit_mixture(x: np.ndarray, k: int, n_init: int = 4) -> GaussianMixture:
+def _fit_mixture(x: np.ndarray, k: int) -> GaussianMixture:
+    model = GaussianMixture(
+        k, n_init=4, init_params="k-means++", reg_covar=1e-6 * x.var(), random_state=0
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of clusters that have not converged to the last digit
-        floor = 1e-6 * x.var()
-        model = GaussianMixture(k, n_init=n_init, tol=1e-3, reg_covar=floor, random_state=0)
-        return model.set_params(init_params="k-means++").fit(x)
+        return model.fit(x)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from .flows.mixture import MixtureFlow
 from .initial import initial_draws, initial_error, initial_parameters, initial_shape
 from .march import march, plain
 from .parallel import reduction
+from .potentials import PotentialError
 from .schemes.base import Scheme
 from .schemes.least_squares import LeastSquaresNested
 from .scout import Scouts, count_modes, send
@@ -209,7 +210,7 @@ class Solver:
             self.structure,
             gaussian=gaussian,
             diagonal=diagonal,
-            parts=self.scouts.n_parts(self.equation) if several else 1,
+            parts=self._n_parts() if several else 1,
             capacity=effort.capacity,
         )
 
@@ -224,6 +225,13 @@ class Solver:
     def n_modes(self) -> int:
         """Modes that the mass of rho_0 falls into."""
         return count_modes(self.equation, self._draws[0][:_N_DESCENTS])
+
+    def _n_parts(self) -> int:
+        """Gaussians that describe what the scouts come to; 1 where they run into a wall of V."""
+        try:
+            return self.scouts.n_parts(self.equation)
+        except PotentialError:
+            return 1
 
     @cached_property
     def scouts(self) -> Scouts:

@@ -82,18 +82,13 @@ class MixtureFlow(Flow):
 
     def from_components(self, weights: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
         """theta of the mixture with these weights (K,), means (K, d), covariances (K, d, d)."""
-        root = torch.linalg.cholesky(covariances)
-        diagonal = root.diagonal(dim1=1, dim2=2)
-        triangle = root.tril(-1) + torch.diag_embed(diagonal.log())
+        triangle = _on_diagonal(torch.log, torch.linalg.cholesky(covariances))
         return self.pack(weights.log() - weights.log().mean(), means, triangle)
 
     def mixture(self, theta: Tensor, d: int) -> Mixture:
         """The law of the image."""
         logits, means, triangle = self.parts(theta, d)
-        diagonal = triangle.diagonal(dim1=1, dim2=2).exp()
-        return Mixture(
-            torch.log_softmax(logits, 0), means, triangle.tril(-1) + torch.diag_embed(diagonal)
-        )
+        return Mixture(torch.log_softmax(logits, 0), means, _on_diagonal(torch.exp, triangle))
 
     def forward(self, theta, x):
         with torch.no_grad():
@@ -115,10 +110,14 @@ class MixtureFlow(Flow):
 
     def with_affine(self, theta, mean, scale):
         logits, means, triangle = self.parts(theta, len(mean))
-        root = triangle.tril(-1) + torch.diag_embed(triangle.diagonal(dim1=1, dim2=2).exp())
-        root = scale @ root
-        diagonal = root.diagonal(dim1=1, dim2=2).log()
-        return self.pack(logits, mean + means @ scale.T, root.tril(-1) + torch.diag_embed(diagonal))
+        root = scale @ _on_diagonal(torch.exp, triangle)
+        return self.pack(logits, mean + means @ scale.T, _on_diagonal(torch.log, root))
+
+
+def _on_diagonal(change, triangle: Tensor) -> Tensor:
+    """Lower triangles (..., d, d) with their diagonals changed."""
+    diagonal = change(triangle.diagonal(dim1=-2, dim2=-1))
+    return triangle.tril(-1) + torch.diag_embed(diagonal)
 
 
 class Mixture:
@@ -265,13 +264,8 @@ class _Backwards:
     """A linearization of T that solves with dS/dy, S the inverse of T."""
 
     def __init__(self, linearization):
-        self.linearization = linearization
-
-    def solve(self, v):
-        return (self.linearization.by_x @ v[:, :, None])[:, :, 0]
-
-    def solve_transposed(self, v):
-        return (v[:, None] @ self.linearization.by_x)[:, 0]
+        self.solve = linearization.push
+        self.solve_transposed = linearization.pull
 
 
 class _MixtureLinearization(Linearization):
@@ -322,9 +316,13 @@ class _MixtureLinearization(Linearization):
         return torch.linalg.solve_triangular(self.by_y, identity, upper=False)
 
     def grad_log_det(self):
-        return -self.x - self.solve_adjoint(self.score)
+        return -self.x - self.pull(self.score)
 
-    def solve_adjoint(self, v):
+    def push(self, v):
+        """dT/dx v."""
+        return (self.by_x @ v[:, :, None])[:, :, 0]
+
+    def pull(self, v):
         """(dT/dx)^T v."""
         return (v[:, None] @ self.by_x)[:, 0]
 
@@ -357,8 +355,7 @@ class _MixtureLinearization(Linearization):
 
     def _triangle(self, dtriangle):
         """Change of the root, from that of the triangle with logarithms on its diagonal."""
-        diagonal = dtriangle.diagonal(dim1=-2, dim2=-1) * self.mixture.diagonal
-        return dtriangle.tril(-1) + torch.diag_embed(diagonal)
+        return _on_diagonal(lambda diagonal: diagonal * self.mixture.diagonal, dtriangle)
 
     def jvp(self, dtheta, dx=None):
         dlogits, dmeans, dtriangle = self.flow.parts(dtheta, self.x.shape[1])
@@ -370,14 +367,14 @@ class _MixtureLinearization(Linearization):
         v = self.shares @ dmeans + shared.flatten(1) @ generator.flatten(0, 1)
         if len(self.weights) > 1 and dweights.any():
             v = v + self.exchange.field(dweights)
-        return v if dx is None else v + (self.by_x @ dx[:, :, None])[:, :, 0]
+        return v if dx is None else v + self.push(dx)
 
     def vjp(self, v):
         by_mean = self.shares.T @ v
         shared = (self.shares[..., None] * self.centred).flatten(1)
         by_generator = (shared.T @ v).view(self.mixture.root.shape)
         dtheta = self.pull_back(by_mean, by_generator, self._by_weights(v))
-        return dtheta, self.solve_adjoint(v)
+        return dtheta, self.pull(v)
 
     def _by_weights(self, v):
         if len(self.weights) == 1:
@@ -389,8 +386,7 @@ class _MixtureLinearization(Linearization):
         root = self.mixture.root
         by_covariance = symmetric_generator(root, (by_generator + by_generator.mT) / 2)
         by_root = ((by_covariance + by_covariance.mT) @ root).tril()
-        diagonal = by_root.diagonal(dim1=-2, dim2=-1) * self.mixture.diagonal
-        by_triangle = by_root.tril(-1) + torch.diag_embed(diagonal)
+        by_triangle = self._triangle(by_root)  # diagonal, hence its own adjoint
         mean = (self.weights * by_weights).sum(-1, keepdim=True)
         return self.flow.pack(self.weights * (by_weights - mean), by_mean, by_triangle)
 

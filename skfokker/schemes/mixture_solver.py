@@ -31,7 +31,7 @@ class MixtureSolver:
 
     stale, over_processes = False, True
 
-    def __init__(self, flow, d: int, damping: float, weight_damping: float = 1e-4):
+    def __init__(self, flow, d: int, damping: float = 1e-4, weight_damping: float = 1e-4):
         self.damping, self.weight_damping = damping, weight_damping
         k = flow.n_components
         # unknown q of a component adds regressor first[q] to coordinate i[q], and for an
@@ -64,35 +64,34 @@ class MixtureSolver:
             return gram, right, cross, heavy.T @ fields, heavy.T @ problem.g[rows].reshape(-1)
 
         sums = problem.sum(moments)
+        mixture = problem.flow.mixture(problem.theta, d)
+        network = Network(mixture) if len(sums) > 2 else None
         first, second, i, j, twice = (
             a.to(problem.g.device) for a in (self.first, self.second, self.i, self.j, self.twice)
         )
-        gram = sums[0] + self.damping * self._alone(problem)
+        gram = sums[0] + self.damping * self._alone(mixture)
         matrix = self._gram(gram, first, second, i, j, twice)
         right = self._rows(sums[1], first, second, i, j, twice)
         if len(sums) > 2:
             cross = self._rows(sums[2], first, second, i, j, twice[:, None])
-            exchange = sums[3] + self._emptying(problem)
+            exchange = sums[3] + problem.spread() ** 2 * self._emptying(mixture, network)
             matrix = torch.cat([torch.cat([matrix, cross], 1), torch.cat([cross.T, exchange], 1)])
             right = torch.cat([right, sums[4]])
         solution = _solve_scaled(matrix, -right)
-        xi = problem.reduction.same(self._tangent(problem, solution))
+        xi = problem.reduction.same(self._tangent(problem.flow, mixture, network, solution))
         return Solution(xi, problem.linearization.jvp(xi) + problem.g)
 
     @staticmethod
-    def _alone(problem):
+    def _alone(mixture):
         """Moments of the regressors if every component had its points to itself."""
-        mixture = problem.flow.mixture(problem.theta, problem.g.shape[1])
         blocks = torch.nn.functional.pad(mixture.covariances, (1, 0, 1, 0))
         blocks[:, 0, 0] = 1.0
         return torch.block_diag(*(mixture.log_weights.exp()[:, None, None] * blocks))
 
-    def _emptying(self, problem):
-        """Quadratic form (K, K) in the potentials of the cost of exchange."""
-        mixture = problem.flow.mixture(problem.theta, problem.g.shape[1])
-        laplacian, weights = Network(mixture).laplacian, mixture.log_weights.exp()
-        cost = self.weight_damping * problem.spread() ** 2 / weights
-        return laplacian @ (cost[:, None] * laplacian)
+    def _emptying(self, mixture, network):
+        """Quadratic form (K, K) in the potentials of the cost of exchange, for a unit spread."""
+        cost = self.weight_damping / mixture.log_weights.exp()
+        return network.laplacian @ (cost[:, None] * network.laplacian)
 
     @staticmethod
     def _gram(gram, first, second, i, j, twice):
@@ -110,11 +109,10 @@ class MixtureSolver:
     def _rows(by_regressor, first, second, i, j, twice):
         return by_regressor[first, i] + twice * by_regressor[second, j]
 
-    def _tangent(self, problem, solution):
+    @staticmethod
+    def _tangent(flow, mixture, network, solution):
         """theta' from means, symmetric generators and potentials of the exchange."""
-        flow, d = problem.flow, problem.g.shape[1]
-        k = flow.n_components
-        mixture = flow.mixture(problem.theta, d)
+        k, d = mixture.means.shape
         per_component = d + d * (d + 1) // 2
         here = solution[: k * per_component].view(k, per_component)
         row, column = torch.tril_indices(d, d, device=here.device)
@@ -127,8 +125,8 @@ class MixtureSolver:
         droot = mixture.root @ half
         diagonal = droot.diagonal(dim1=1, dim2=2) / mixture.diagonal
         dlogits = here.new_zeros(k)
-        if k > 1:
-            dweights = Network(mixture).laplacian @ solution[k * per_component :]
+        if network is not None:
+            dweights = network.laplacian @ solution[k * per_component :]
             dlogits = dweights / mixture.log_weights.exp()
             dlogits = dlogits - dlogits.mean()
         return flow.pack(dlogits, here[:, :d], droot.tril(-1) + torch.diag_embed(diagonal))
