@@ -2,6 +2,7 @@
 
 import torch
 
+from skfokker import ParametricFokkerPlanck
 from skfokker.schemes.base import Scheme, Step
 
 
@@ -39,3 +40,9 @@ class RungeKutta(Scheme):
             third = rate(theta + h / 2 * second)
             fourth = rate(theta + h * third)
             theta = theta + h / 6 * (first + 2 * second + 2 * third + fourth)
+
+
+def estimator(flow=None, scheme=None, **params):
+    """An estimator with a seed and, unless told otherwise, the stand-in scheme."""
+    scheme = RungeKutta() if scheme is None else scheme
+    return ParametricFokkerPlanck(flow, scheme, **{"random_state": 0} | params)
