@@ -275,7 +275,6 @@ def test_nothing_global_is_touched():
     expected = torch.randn(1), np.random.randn()
     torch.manual_seed(0)
     np.random.seed(0)
-    laplace = torch.distributions.Laplace(torch.tensor(0.0).double(), 1.0)  # fitted by likelihood
     model = estimator(initial=laplace, scheme=RungeKutta(1), t_final=1e-4)
     model.fit(Quadratic([0.0])).sample(3)
     assert torch.randn(1) == expected[0] and np.random.randn() == expected[1]
