@@ -173,7 +173,7 @@ def test_closed_form_solves_the_normal_equations(k, d):
     x = sobol_normal(512, d, seed=0)
     with torch.no_grad():
         problem = InnerProblem(equation, flow, theta, x, x.new_full((512,), 1 / 512))
-        closed = MixtureSolver(flow, d, 1e-13, 1e-13).solve(problem)
+        closed = MixtureSolver(flow, d, 1e-13, 1e-13, 0.0).solve(problem)
         direct = DirectSolver(flow, d, 1e-12).solve(problem)
     torch.testing.assert_close(
         problem.mean_square(closed.residual),
@@ -250,3 +250,48 @@ def test_mixtures_compose():
 def test_a_mixture_needs_a_component():
     with pytest.raises(ValueError, match="n_components=0.*try 8"):
         MixtureFlow(0).init(2)
+
+
+def test_a_component_run_empty_is_at_rest():
+    """It used to wander off to where no point saw it, and to come back with all of the weight."""
+    flow, d = MixtureFlow(3), 2
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [6.0, 6.0]], dtype=torch.float64)
+    covariances = 0.3 * torch.eye(d, dtype=torch.float64).expand(3, d, d)
+    equation = FokkerPlanck(GaussianMixture(means[:2]), 1.0, d)
+    x = sobol_normal(512, d, seed=0)
+    for empty in (1e-8, 1e-40, 1e-300):
+        weights = torch.tensor([0.5, 0.5 - empty, empty], dtype=torch.float64)
+        theta = flow.from_components(weights, means, covariances)
+        with torch.no_grad():
+            problem = InnerProblem(equation, flow, theta, x, x.new_full((512,), 1 / 512))
+            solution = MixtureSolver(flow, d).solve(problem)
+        logits, centres, triangles = flow.parts(solution.xi, d)
+        assert (logits[2] - logits[:2].mean()).abs() < 1.0
+        assert centres[2].norm() < 1e-2 and triangles[2].norm() < 1e-2
+        assert centres[:2].norm() > 0.1  # the others are not
+
+
+def test_quantiles_of_far_points_and_of_gaps():
+    """Newton's iteration ends on the plateau between distant components, and beyond 35 sd."""
+    flow = MixtureFlow(2)
+    means = torch.tensor([[-1000.0], [1000.0]], dtype=torch.float64)
+    theta = flow.from_components(
+        torch.full((2,), 0.5).double(), means, torch.ones(2, 1, 1).double()
+    )
+    for reach in (5.0, 60.0):
+        x = torch.linspace(-reach, reach, 241, dtype=torch.float64)[:, None]
+        y, _ = flow.forward(theta, x)
+        assert (y.diff(dim=0) >= 0).all()
+        torch.testing.assert_close(flow.inverse(theta, y)[0], x, rtol=1e-10, atol=1e-10)
+
+
+def test_inverse_is_exact_for_many_points():
+    """Weights that add up to more than one by rounding must not end the search for a quantile."""
+    generator = torch.Generator().manual_seed(0)
+    for k, d in ((9, 2), (6, 3)):
+        flow, theta, _, _ = random_mixture(k, d, spread=6.0)
+        theta[k + k * d :] *= 4
+        x = 1.8 * torch.randn(100_000, d, dtype=torch.float64, generator=generator)
+        with torch.no_grad():
+            back = flow.inverse(theta, flow.forward(theta, x)[0])[0]
+        torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)

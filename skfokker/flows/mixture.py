@@ -230,34 +230,51 @@ def _mixture_quantile(x: Tensor, log_weights: Tensor, centre: Tensor, sd: Tensor
     """
     # on the thinner side of the solution both are accurate in its tail
     side = torch.where(x > 0, -1.0, 1.0).to(x)
-    target = side * x
     quantiles = centre + sd * x[:, None]
     low, high = quantiles.amin(1), quantiles.amax(1)
     y = (log_weights.exp() * quantiles).sum(1)
-    out = y.clone()
-    active = torch.arange(len(x), device=x.device)
+    out, active = y.clone(), torch.arange(len(x), device=x.device)
+    done = torch.zeros_like(x, dtype=torch.bool)
+    evaluate = _tail_and_density if (x.abs() < 35.0).all() else _tail_and_density_far
     eps = 4 * torch.finfo(x.dtype).eps
     width = float(sd.min())
     for _ in range(200):
-        z = (y[:, None] - centre) / sd
-        log_tail = torch.logsumexp(log_weights + torch.special.log_ndtr(side[:, None] * z), 1)
-        error = side * (normal_quantile(log_tail.clamp(max=0.0)) - target)
-        log_slope = torch.logsumexp(log_weights - 0.5 * z.square() - sd.log(), 1)
-        step = error * (-0.5 * (error + x).square() - log_slope).exp()
+        here, slope = evaluate((y[:, None] - centre) / sd, log_weights, sd, side)
+        error = side * here - x
+        step = error * (-0.5 * here.square() - 0.5 * _LOG_2PI).exp() / slope
         low, high = torch.where(error > 0, low, y), torch.where(error > 0, y, high)
         after = y - step
         inside = (after > low) & (after < high)  # False for NaN
-        after = torch.where(inside, after, 0.5 * (low + high))
         scale = eps * (y.abs() + width)
-        done = (error == 0) | (inside & (step.abs() <= scale)) | (high - low <= scale)
-        out[active] = torch.where(error == 0, y, after)
-        if done.all():
-            return out
-        go = ~done
-        active, y, low, high = active[go], after[go], low[go], high[go]
-        x, side, target = x[go], side[go], target[go]
-        log_weights, centre = log_weights[go], centre[go]
+        exact = error.abs() <= eps * (1 + x.abs())
+        after = torch.where(inside, after, 0.5 * (low + high))
+        y = torch.where(done | (exact & ~inside), y, after)
+        done |= exact | (inside & (step.abs() <= scale)) | (high - low <= scale)
+        remaining = len(done) - int(done.sum())
+        if remaining == 0:
+            break
+        if remaining < len(done) // 2:
+            out[active] = y
+            go = ~done
+            active, done, y, low, high = active[go], done[go], y[go], low[go], high[go]
+            x, side, log_weights, centre = x[go], side[go], log_weights[go], centre[go]
+    out[active] = y
     return out
+
+
+def _tail_and_density(z: Tensor, log_weights: Tensor, sd: Tensor, side: Tensor):
+    """Phi^{-1} of the mixture below (side 1) or above (side -1) a point, and its density there."""
+    weights = log_weights.exp()
+    tail = (weights * torch.special.erfc(z * (-math.sqrt(0.5) * side[:, None]))).sum(1) / 2
+    density = (weights * (-0.5 * z.square()).exp()) @ (1 / sd)
+    return torch.special.ndtri(tail.clamp(max=1.0)), density * math.exp(-0.5 * _LOG_2PI)
+
+
+def _tail_and_density_far(z: Tensor, log_weights: Tensor, sd: Tensor, side: Tensor):
+    """The same where the tail is less than the smallest number."""
+    log_tail = torch.logsumexp(log_weights + torch.special.log_ndtr(side[:, None] * z), 1)
+    log_density = torch.logsumexp(log_weights - 0.5 * z.square() - sd.log(), 1) - 0.5 * _LOG_2PI
+    return normal_quantile(log_tail.clamp(max=0.0)), log_density.exp()
 
 
 class _Backwards:

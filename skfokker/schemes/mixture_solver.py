@@ -21,18 +21,29 @@ class MixtureSolver:
     flow : MixtureFlow
     d : int
     damping : float
-        Cost of moving each component on its own, damping * sum_k w_k E_k|a_k + B_k (y - m_k)|^2.
-        Components that overlap could otherwise move wildly and undo each other's motion.
+        Cost of moving each component on its own, sum_k c_k E_k|a_k + B_k (y - m_k)|^2 with
+        c_k = damping * w_k and more (see noise). Components that overlap could otherwise move
+        wildly and undo each other's motion.
     weight_damping : float
-        Cost of the exchange of weight, weight_damping * s^2 * sum_k w_k'^2 / w_k with s the spread
-        of the mixture: a component that others can stand in for would otherwise run empty in finite
-        time.
+        Cost of the exchange of weight, s^2 * sum_k c_k (w_k' / w_k)^2 with s the spread of the
+        mixture and c_k = weight_damping * w_k and more: a component that others can stand in for
+        would otherwise run empty in finite time.
+    noise : float
+        Adds noise * (d + 1) / n to every c_k: what n points say of a component that few of them see
+        is mostly noise. Without it such components wander off, and come back with all the weight.
     """
 
     stale, over_processes = False, True
 
-    def __init__(self, flow, d: int, damping: float = 1e-4, weight_damping: float = 1e-4):
-        self.damping, self.weight_damping = damping, weight_damping
+    def __init__(
+        self,
+        flow,
+        d: int,
+        damping: float = 1e-4,
+        weight_damping: float = 1e-4,
+        noise: float = 0.1,
+    ):
+        self.damping, self.weight_damping, self.noise = damping, weight_damping, noise
         k = flow.n_components
         # unknown q of a component adds regressor first[q] to coordinate i[q], and for an
         # off-diagonal entry of B also regressor second[q] to coordinate j[q]
@@ -45,6 +56,7 @@ class MixtureSolver:
         component = torch.arange(k)[:, None] * (d + 1)
         self.first, self.second = (component + first).flatten(), (component + second).flatten()
         self.i, self.j, self.twice = i.repeat(k), j.repeat(k), twice.double().repeat(k)
+        self.entries = self._entries(k * (d + 1))
 
     def solve(self, problem: InnerProblem) -> Solution:
         d = problem.g.shape[1]
@@ -69,41 +81,57 @@ class MixtureSolver:
         first, second, i, j, twice = (
             a.to(problem.g.device) for a in (self.first, self.second, self.i, self.j, self.twice)
         )
-        gram = sums[0] + self.damping * self._alone(mixture)
-        matrix = self._gram(gram, first, second, i, j, twice)
+        noise = self.noise * (d + 1) / len(problem.all_x)
+        gram = sums[0] + self._alone(mixture, noise)
+        matrix = self._gram(gram)
         right = self._rows(sums[1], first, second, i, j, twice)
         if len(sums) > 2:
             cross = self._rows(sums[2], first, second, i, j, twice[:, None])
-            exchange = sums[3] + problem.spread() ** 2 * self._emptying(mixture, network)
+            exchange = sums[3] + problem.spread() ** 2 * self._emptying(mixture, network, noise)
             matrix = torch.cat([torch.cat([matrix, cross], 1), torch.cat([cross.T, exchange], 1)])
             right = torch.cat([right, sums[4]])
         solution = _solve_scaled(matrix, -right)
         xi = problem.reduction.same(self._tangent(problem.flow, mixture, network, solution))
         return Solution(xi, problem.linearization.jvp(xi) + problem.g)
 
-    @staticmethod
-    def _alone(mixture):
-        """Moments of the regressors if every component had its points to itself."""
+    def _alone(self, mixture, noise):
+        """Moments of the regressors if every component had its points to itself, times c_k."""
         blocks = torch.nn.functional.pad(mixture.covariances, (1, 0, 1, 0))
         blocks[:, 0, 0] = 1.0
-        return torch.block_diag(*(mixture.log_weights.exp()[:, None, None] * blocks))
+        cost = self.damping * mixture.log_weights.exp() + noise
+        return torch.block_diag(*(cost[:, None, None] * blocks))
 
-    def _emptying(self, mixture, network):
+    def _emptying(self, mixture, network, noise):
         """Quadratic form (K, K) in the potentials of the cost of exchange, for a unit spread."""
-        cost = self.weight_damping / mixture.log_weights.exp()
+        weights = mixture.log_weights.exp().clamp(min=1e-30)
+        cost = (self.weight_damping * weights + noise) / weights.square()
         return network.laplacian @ (cost[:, None] * network.laplacian)
 
-    @staticmethod
-    def _gram(gram, first, second, i, j, twice):
-        def block(a, p, b, q):
-            return torch.where(p[:, None] == q, gram[a][:, b], 0.0)
+    def _entries(self, n_regressors: int):
+        """Which entry of the metric of the unknowns has which of the regressors in it, how often.
 
-        return (
-            block(first, i, first, i)
-            + twice * block(first, i, second, j)
-            + twice[:, None] * block(second, j, first, i)
-            + twice * twice[:, None] * block(second, j, second, j)
-        )
+        Two regressors meet where they are of the same coordinate.
+        """
+        once = torch.ones_like(self.twice)
+        terms = ((self.first, self.i, once), (self.second, self.j, self.twice))
+        targets, sources, factors = [], [], []
+        for a, p, f in terms:
+            for b, q, g in terms:
+                row, column = torch.nonzero(p[:, None] == q, as_tuple=True)
+                factor = f[row] * g[column]
+                use = factor != 0
+                row, column = row[use], column[use]
+                targets.append(row * len(self.i) + column)
+                sources.append(a[row] * n_regressors + b[column])
+                factors.append(factor[use])
+        return torch.cat(targets), torch.cat(sources), torch.cat(factors)
+
+    def _gram(self, of_regressors):
+        """The metric of the unknowns, from that of the regressors."""
+        target, source, factor = (a.to(of_regressors.device) for a in self.entries)
+        n = len(self.i)
+        matrix = of_regressors.new_zeros(n * n)
+        return matrix.index_add_(0, target, factor * of_regressors.flatten()[source]).view(n, n)
 
     @staticmethod
     def _rows(by_regressor, first, second, i, j, twice):
@@ -127,7 +155,7 @@ class MixtureSolver:
         dlogits = here.new_zeros(k)
         if network is not None:
             dweights = network.laplacian @ solution[k * per_component :]
-            dlogits = dweights / mixture.log_weights.exp()
+            dlogits = dweights / mixture.log_weights.exp().clamp(min=1e-30)
             dlogits = dlogits - dlogits.mean()
         return flow.pack(dlogits, here[:, :d], droot.tril(-1) + torch.diag_embed(diagonal))
 
