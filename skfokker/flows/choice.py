@@ -49,8 +49,9 @@ def choose_flow(
         )
     d = len(structure.interacts)
     if parts > 1:
-        # in few dimensions parts overlap on their way, and more of them follow it better
-        return MixtureFlow(capacity * (parts + parts // 2 if d <= 3 else parts))
+        if d <= 3:  # there parts overlap on their way, and more of them follow it better
+            parts = max(3 * parts // 2, min(5 * parts // 2, 16))
+        return MixtureFlow(capacity * parts)
     n_hidden = capacity * max(24, 3 * d)
     n_reserve = 3 if d <= 4 else 0
     layers = [

@@ -41,7 +41,7 @@ class MixtureSolver:
         d: int,
         damping: float = 1e-4,
         weight_damping: float = 1e-4,
-        noise: float = 0.1,
+        noise: float = 0.01,
     ):
         self.damping, self.weight_damping, self.noise = damping, weight_damping, noise
         k = flow.n_components
