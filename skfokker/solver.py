@@ -26,8 +26,10 @@ from .initial import initial_draws, initial_error, initial_parameters, initial_s
 from .march import march, plain
 from .parallel import reduction
 from .potentials import PotentialError
+from .potentials.jumps import find_jump
 from .schemes.base import Scheme
 from .schemes.least_squares import LeastSquaresNested
+from .schemes.points import sobol_normal
 from .scout import Scouts, count_modes, send
 from .structure import Structure
 from .tolerance import Diagnosis, Effort, diagnose
@@ -108,6 +110,7 @@ class Solver:
                 kept = fit
             effort = self._next_effort(fit, effort)
         self._warn_of_error(kept)
+        self._warn_of_jumps(kept)
         self._correct(kept)
         return kept
 
@@ -343,6 +346,23 @@ class Solver:
             ConvergenceWarning,
             stacklevel=4,
         )
+
+    @torch.no_grad()
+    def _warn_of_jumps(self, fit: Fit) -> None:
+        """Say where V jumps within the law at the horizon (at t = 0 it is refused)."""
+        theta = as_tensor(fit.trajectory.thetas[-1], self.device)
+        y, _ = fit.flow.forward(theta, sobol_normal(512, self.equation.d, seed=0).to(theta))
+        try:
+            jump = find_jump(self.equation.potential, y, torch.diag(y.std(0)), self.equation.beta)
+        except PotentialError:  # of a neighbour out of reach
+            return
+        if jump is not None:
+            warnings.warn(
+                f"Near the points of t = {fit.trajectory.times[-1]:g} {jump}. Neither the fit nor "
+                "its certificate knows of it.",
+                UserWarning,
+                stacklevel=4,
+            )
 
 
 def _certified(fit: Fit) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .flows.frame import Frame
 from .initial import initial_moments
 from .potentials import Potential
+from .potentials.jumps import refuse_jumps, refuse_wrong_gradients
 from .structure import Structure, probe
 
 LAPLACE = "laplace"  # what `initial` may be in the place of a law
@@ -74,6 +75,8 @@ class Start:
             initial = laplace_start(potential, beta, random_state)
         if frame is None:
             mean, scale = initial_moments(initial, d, device)
+            refuse_wrong_gradients(potential, mean, scale)
+            refuse_jumps(potential, mean, scale, beta)
             structure = probe(potential, mean, scale)
             if not (searched and precondition):
                 return cls(potential, initial, scale, structure)

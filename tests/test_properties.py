@@ -13,7 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skfokker import ParametricFokkerPlanck
 from skfokker.flows import AffineFlow, Composition, ElementwiseFlow
-from skfokker.potentials import PotentialError
+from skfokker.potentials import CallablePotential, NumpyPotential, PotentialError
+from skfokker.potentials.jumps import find_jump
 from skfokker.schemes import LeastSquaresNested
 from skfokker.schemes.least_squares import MarchError
 
@@ -143,10 +144,11 @@ def test_laws(problem):
 
 
 def test_counts(capsys):
-    """Show what was drawn: most problems are solved, and no other exception got here."""
+    """Show what was drawn: problems are solved but for jumps, walls and bottomless ones."""
     with capsys.disabled():
         print("\n" + ", ".join(f"{name}: {n}" for name, n in sorted(counts.items())))
-    assert not counts or counts["solved"] >= sum(counts.values()) // 2
+    hopeless = sum(n for name, n in counts.items() if name.endswith(("cliff)", "wall)", "ling)")))
+    assert counts["solved"] >= 0.9 * (sum(counts.values()) - hopeless)
 
 
 # -------------------------------------------------------------------- hard potentials
@@ -186,6 +188,56 @@ def test_a_potential_without_a_bottom_is_refused_or_followed():
     model = hard(lambda x: -0.5 * x.square().sum(1), t_final=0.5)
     variance = np.exp(1.0) + (np.exp(1.0) - 1)  # of dX = X dt + sqrt(2) dW from N(0, 1)
     assert model.sample(20_000).var() == pytest.approx(variance, rel=0.05)
+
+
+JUMPS = {
+    "a step": lambda x: x.square().sum(1) / 2 + (x[:, 0] > 1.0).to(x),
+    "steps": lambda x: 5 * torch.floor(3 * x[:, 0]) + x.square().sum(1),
+    "a cliff in a flat": lambda x: 1e3 * (x[:, 0] > 0).to(x) + 0 * x.sum(1),
+}
+SMOOTH = {
+    "a step of no account": lambda x: x.square().sum(1) / 2 + 1e-3 * (x[:, 0] > 1.0).to(x),
+    "a kink": lambda x: 1e4 * x.abs().sum(1),
+    "steep": lambda x: 1e3 * torch.sigmoid(x[:, 0] / 1e-8),
+    "wiggles": lambda x: 50 * torch.sin(300 * x).sum(1),
+    "stiff": lambda x: 1e8 * x[:, 0] ** 2 + 1e-8 * x[:, 1] ** 2,
+    "high up": lambda x: 1e12 + x.square().sum(1),
+}
+
+
+@pytest.mark.parametrize("name", [*JUMPS, *SMOOTH])
+def test_jumps_and_nothing_else_are_found(name):
+    """Autograd says that the gradient of a step is zero: the equation solved would be another."""
+    potential = CallablePotential((JUMPS | SMOOTH)[name], 2)
+    x = torch.randn(512, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    jump = find_jump(potential, x, torch.eye(2).double(), 1.0)
+    assert (jump is None) == (name in SMOOTH)
+    if name == "a step":
+        assert jump.height == pytest.approx(1.0) and float(jump.at[0]) == pytest.approx(1.0)
+
+
+def test_a_jump_is_refused_at_the_start_and_named_at_the_end():
+    with pytest.raises(PotentialError, match=r"jumps by 1 at x = \[1.*sigmoid"):
+        hard(JUMPS["a step"])
+
+    def far(x):
+        return (x - 3).square().sum(1) + 2.0 * (x[:, 0] > 4.0).to(x)
+
+    with pytest.warns(UserWarning, match=r"Near the points of t = 2 the potential jumps by 2 .*4,"):
+        model = ParametricFokkerPlanck(AffineFlow(), n_features=2, random_state=0, tol=1e9)
+        model.set_params(initial=([0.0, 0.0], 0.1)).fit(far, t_final=2.0)
+
+
+def test_a_wrong_gradient_is_refused():
+    """Numpy code whose gradient has the wrong sign, or forgets a factor."""
+
+    def value(x):
+        return (x**2).sum(1)
+
+    for gradient in (lambda x: -2 * x, lambda x: x):
+        with pytest.raises(ValueError, match="gradient of the potential is not that of its values"):
+            hard(NumpyPotential(value, gradient, 2))
+    hard(NumpyPotential(value, lambda x: 2 * x, 2))
 
 
 def test_walls_are_named():

@@ -13,7 +13,9 @@ class HistoryDisplay:
     Parameters
     ----------
     times : ndarray (k,)
+        A time stands twice where the march changed its points or its family.
     step_sizes : ndarray (k - 1,)
+        Zero there, and not drawn.
     residual : ndarray (k,) or None
         Square root of E|residual|^2 / E|grad V + beta grad log rho|^2, or the last inner loss
         of Algorithm 1.
@@ -69,14 +71,16 @@ class HistoryDisplay:
             above.set_ylabel(self.residual_name)
         else:
             above.text(0.5, 0.5, "no residual recorded", ha="center", transform=above.transAxes)
-        below.stairs(self.step_sizes, self.times, color=GREEN, baseline=None)
-        if self.step_sizes.max() > 3 * self.step_sizes.min():
+        moved = self.step_sizes > 0
+        sizes = self.step_sizes[moved]
+        below.stairs(sizes, np.unique(self.times), color=GREEN, baseline=None)
+        if sizes.max() > 3 * sizes.min():
             below.set_yscale("log")
         else:
-            below.set_ylim(0, 1.3 * self.step_sizes.max())
+            below.set_ylim(0, 1.3 * sizes.max())
         below.set_ylabel("step size $h$")
         if self.rejected is not None and (self.rejected[1:] > 0).any():
-            where = np.flatnonzero(self.rejected[1:] > 0)
+            where = np.flatnonzero((self.rejected[1:] > 0) & moved)
             middle = (self.times[:-1] + self.times[1:])[where] / 2
             below.plot(
                 middle, self.step_sizes[where], "x", color=VERMILLION, label="after rejections"

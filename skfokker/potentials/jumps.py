@@ -1,0 +1,116 @@
+"""Gradients that are not those of the potential: jumps, which they do not show, and mistakes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .base import Potential
+from .checks import PotentialError, _show
+
+_N_PAIRS = 512
+_LENGTH = 0.1  # of a pair of neighbours, in standard deviations a coordinate
+_N_SUSPECTS = 16
+_HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class Jump:
+    """V rises by ``height`` (> 0) at the point ``at`` (d,)."""
+
+    height: float
+    at: Tensor
+
+    def __str__(self):
+        return (
+            f"the potential jumps by {self.height:.2g} at x = {_show(self.at)}, and its gradient "
+            "does not show that: the equation would be solved as if there were no jump. Make it a "
+            "steep slope, for instance height * torch.sigmoid(distance / width)"
+        )
+
+
+@torch.no_grad()
+def find_jump(potential: Potential, x: Tensor, scale: Tensor, beta: float) -> Jump | None:
+    """A jump of V by more than beta / 100 between points x (n, d) and neighbours of theirs.
+
+    The rise of V along a segment is compared with the integral of its gradient (Simpson's rule).
+    Where they differ the segment is halved, and its halves again: on smooth functions and on kinks
+    the difference vanishes, on a jump it stays.
+
+    Parameters
+    ----------
+    potential : Potential
+        It is called once, and at suspect points up to 40 times more.
+    x : Tensor (n, d)
+    scale : Tensor (d, d)
+        A root of the covariance of the x.
+    beta : float
+        Diffusion coefficient: the size of a V that matters.
+    """
+    generator = torch.Generator().manual_seed(2)
+    z = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+    a, b = x, x + _LENGTH * z.to(x) @ scale.T
+    for _ in range(_HALVINGS + 1):
+        middle = (a + b) / 2
+        value, gradient = potential.value_and_grad(torch.cat([a, middle, b]))
+        at_a, at_middle, at_b = value.view(3, -1)
+        slope = (gradient.view(3, *a.shape) * (b - a)).sum(2)
+        unexplained = (at_b - at_a - (slope[0] + 4 * slope[1] + slope[2]) / 6).abs()
+        unexplained = torch.where(torch.isfinite(unexplained), unexplained, 0.0)
+        rounding = 100 * _eps(value) * (at_a.abs() + at_b.abs())
+        suspect = unexplained > 0.01 * beta + rounding
+        if not suspect.any():
+            return None
+        worst = torch.where(suspect, unexplained, 0.0).topk(min(_N_SUSPECTS, len(a))).indices
+        a, b, middle = a[worst], b[worst], middle[worst]
+        height, at = float(unexplained[worst[0]]), middle[0]
+        a, b = torch.cat([a, middle]), torch.cat([middle, b])
+    return Jump(height, at)
+
+
+def refuse_jumps(potential: Potential, mean: Tensor, scale: Tensor, beta: float) -> None:
+    """Raise a PotentialError where V jumps within N(mean, scale scale^T)."""
+    d = len(mean)
+    z = torch.randn(_N_PAIRS, d, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    jump = find_jump(potential, mean + z.to(mean) @ scale.T, scale, beta)
+    if jump is not None:
+        raise PotentialError(str(jump))
+
+
+@torch.no_grad()
+def refuse_wrong_gradients(potential: Potential, mean: Tensor, scale: Tensor) -> None:
+    """Raise a ValueError where the gradient is nowhere that of the values, as if by a mistake.
+
+    Central differences along one direction at each of 16 points; a few that do not agree are
+    kinks.
+    """
+    generator = torch.Generator().manual_seed(4)
+    z, u = torch.randn(2, 16, len(mean), dtype=torch.float64, generator=generator).to(mean)
+    x, wrong = mean + z @ scale.T, True
+    for length in (1e-3, 1e-6):  # rough ones need the short step, rounded ones the long one
+        step = length * u @ scale.T
+        value, gradient = potential.value_and_grad(torch.cat([x + step, x, x - step]))
+        above, here, below = value.view(3, -1)
+        gradient = gradient.view(3, *x.shape)[1]
+        slope, rise = (gradient * step).sum(1), (above - below) / 2
+        size = gradient.norm(dim=1) * step.norm(dim=1)
+        wrong = wrong & ((rise - slope).abs() > 1e-2 * size + 10 * _eps(value) * here.abs())
+    if wrong.double().mean() > 0.7:
+        k = int(wrong.nonzero()[0, 0])
+        raise ValueError(
+            f"the gradient of the potential is not that of its values: at x = {_show(x[k])} the "
+            f"slope along a direction is {_per(slope[k], step[k])} by the gradient and "
+            f"{_per(rise[k], step[k])} by differences; correct the gradient"
+        )
+
+
+def _eps(value: Tensor) -> float:
+    """Relative rounding of values, which may have been computed in float32."""
+    single = (value == value.float().to(value)).all()
+    return torch.finfo(torch.float32 if single else value.dtype).eps
+
+
+def _per(rise: Tensor, step: Tensor) -> str:
+    return f"{float(rise / step.norm()):.4g}"
