@@ -350,6 +350,8 @@ class Solver:
     @torch.no_grad()
     def _warn_of_jumps(self, fit: Fit) -> None:
         """Say where V jumps within the law at the horizon (at t = 0 it is refused)."""
+        if self.equation.potential.has_walls:
+            return
         theta = as_tensor(fit.trajectory.thetas[-1], self.device)
         y, _ = fit.flow.forward(theta, sobol_normal(512, self.equation.d, seed=0).to(theta))
         try:

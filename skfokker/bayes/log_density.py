@@ -288,6 +288,8 @@ class Wall(Potential):
     stiffness, height : float
     """
 
+    has_walls = True
+
     def __init__(
         self, potential: Potential, centre: Any, stiffness: float = 10.0, height: float = 50.0
     ):

@@ -23,7 +23,11 @@ class Potential(BaseEstimator):
         Dimension d; absent where the potential works in any.
     log_normalizer : float
         Log of the integral of exp(-V); absent where unknown.
+    has_walls : bool
+        Whether V jumps on purpose, and whoever uses it puts that right by weights.
     """
+
+    has_walls = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """V at the points x (n, d), shape (n,), in the dtype and on the device of x."""

@@ -39,6 +39,10 @@ class CheckedPotential(Potential):
     def n_features_in_(self) -> int:
         return self.potential.n_features_in_
 
+    @property
+    def has_walls(self) -> bool:
+        return self.potential.has_walls
+
     def __call__(self, x):
         """V at x (n, d).
 
