@@ -35,11 +35,13 @@ MomentsDisplay.from_estimator(fit, reference=problem)
 # %%
 # The foil. Both marches use twenty planar layers and the same free energy; time in the flat metric
 # has no meaning of its own, so that it is left running until the free energy has come as far.
+# Planar layers are redundant, and with other random numbers a march can get stuck on the way (it
+# does with random_state=0: its certificate then says 3, not 1e-3).
 
 clock = time.perf_counter()
-planar = ParametricFokkerPlanck(PlanarFlow(20), random_state=0)
+planar = ParametricFokkerPlanck(PlanarFlow(20), random_state=1)
 planar.fit(problem.potential, t_final=1.4)
-print(f"planar layers, metric of (27): {time.perf_counter() - clock:.1f} s")
+print(f"planar layers, metric of (27): {time.perf_counter() - clock:.1f} s, {planar.certificate_}")
 clock = time.perf_counter()
 flat = ParametricFokkerPlanck(PlanarFlow(20), FlatGradient(0.005, n_samples=512), random_state=0)
 flat.fit(problem.potential, t_final=1.0)

@@ -68,5 +68,34 @@ def probe(potential, mean: Tensor, scale: Tensor, n_points: int = 6) -> Structur
     largest = hessians.abs().amax()
     interacts = hessians.abs().amax(0) > 1e-6 * largest
     constant = (hessians - hessians[0]).abs().amax() <= 1e-6 * largest
-    convexity = float(torch.linalg.eigvalsh(hessians[0])[0]) if constant else None
+    # a potential of pieces (wells far apart) looks simple wherever one of them is alone
+    if not _holds_at_a_distance(
+        potential, mean, scale, interacts, hessians[0] if constant else None
+    ):
+        return Structure(False, np.ones((d, d), dtype=bool))
+    convexity = float(torch.linalg.eigvalsh(hessian)[0]) if constant else None
     return Structure(bool(constant), interacts.cpu().numpy(), convexity)
+
+
+def _holds_at_a_distance(potential, mean, scale, interacts, hessian, n_points: int = 64) -> bool:
+    """Whether gradients at distant points are what the Hessians seen say of them.
+
+    A constant Hessian makes the gradient linear; coordinates that do not interact leave each
+    other's part of the gradient alone when they are exchanged between points.
+    """
+    d = len(mean)
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(2, n_points, d, dtype=torch.float64, generator=generator).to(mean)
+    x, y = mean + 1.5 * x @ scale.T, mean + 1.5 * y @ scale.T
+    swap = (torch.rand(n_points, d, generator=generator) < 0.5).to(x.device)
+    z = torch.where(swap, x, y)
+    gradients = potential.value_and_grad(torch.cat([x, y, z]))[1].view(3, n_points, d)
+    if not torch.isfinite(gradients).all():
+        return True  # nothing to be seen there; the march complains where it matters
+    at_x, at_y, at_z = gradients
+    close = 1e-6 * gradients.abs().amax()
+    if hessian is not None:
+        return bool(((at_x - at_y) - (x - y) @ hessian).abs().amax() <= close)
+    alone = interacts.sum(1) == 1
+    gap = (at_z - torch.where(swap, at_x, at_y)).abs()[:, alone]
+    return gap.numel() == 0 or bool(gap.amax() <= close)

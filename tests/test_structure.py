@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from skfokker import problems
 from skfokker.flows import AffineFlow, Composition
 from skfokker.flows.choice import choose_flow
 from skfokker.potentials import Quadratic, Rosenbrock, StyblinskiTang, Zero
@@ -48,3 +49,10 @@ def test_choice():
     assert isinstance(product, Composition) and product.separable
     assert not choose_flow(look(StyblinskiTang(3), 3), diagonal=False).separable
     assert not choose_flow(look(Rosenbrock(3), 3)).separable
+
+
+def test_wells_far_apart_are_not_one():
+    """All six points of the probe are in the basin of one well, where V is quadratic."""
+    potential = problems.load("nine-gaussians", d=12, k=3).potential
+    structure = probe(potential, torch.zeros(12).double(), 4 * torch.eye(12).double())
+    assert not structure.quadratic and not structure.separable
