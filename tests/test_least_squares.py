@@ -9,17 +9,20 @@ import torch
 from skfokker import ParametricFokkerPlanck, metrics, problems
 from skfokker.equation import FokkerPlanck
 from skfokker.flows import AffineFlow, Composition, Inverse, TriangularFlow
+from skfokker.flows.choice import choose_flow
 from skfokker.flows.elementwise import ElementwiseFlow
 from skfokker.potentials import CheckedPotential, Quadratic, Rosenbrock, StyblinskiTang
 from skfokker.schemes.integrators import Chebyshev, bogacki_shampine, dormand_prince
-from skfokker.schemes.least_squares import LeastSquaresNested, MarchError
+from skfokker.schemes.least_squares import LeastSquaresNested, MarchError, _March
 from skfokker.schemes.normal_equations import (
     ConjugateGradientSolver,
     CoordinateSolver,
     DirectSolver,
     InnerProblem,
 )
+from skfokker.schemes.pieces import Pieces
 from skfokker.schemes.points import normal_grid, sobol_normal
+from skfokker.structure import probe
 
 
 @pytest.mark.parametrize(
@@ -149,3 +152,16 @@ def test_a_coupled_potential_is_followed_by_triangular_maps():
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     mass = np.exp(fit.log_density(grid)).sum() * (axis[1] - axis[0]) ** 2
     assert mass == pytest.approx(1, abs=1e-3)
+
+
+def test_units_are_trained_on_as_many_points_as_fit_in_one_piece():
+    """A hundred coupled coordinates used to end here: their points came in blocks."""
+    d, generator = 3, torch.Generator().manual_seed(0)
+    equation = FokkerPlanck(CheckedPotential(Rosenbrock(d)), 1.0, d)
+    zero, one = torch.zeros(d).double(), torch.eye(d).double()
+    flow = choose_flow(probe(equation.potential, zero, one))
+    theta = flow.init(d, generator)
+    scheme = LeastSquaresNested(n_samples=1024, max_memory=1e-4)
+    march = _March(scheme, equation, flow, theta, generator)
+    problem = march.training_problem(theta)
+    assert len(problem.x) == 256 and not isinstance(problem.linearization, Pieces)

@@ -293,10 +293,14 @@ class _March:
         )
 
     def training_problem(self, theta, points=None) -> InnerProblem:
-        """A problem of no more than ``n_training`` points, all of them on every process."""
-        x, weights = (a[: self.n_training] for a in points or self.points)
+        """A problem of few points in one piece, all of them on every process."""
+        numbers = self.d + len(theta)  # for a point
+        n = min(self.n_training, max(256, self.max_numbers // numbers))
+        x, weights = (a[:n] for a in points or self.points)
         with self.reduction.together():
-            return InnerProblem(self.equation, self.flow, theta, x, weights)
+            return InnerProblem(
+                self.equation, self.flow, theta, x, weights, max_numbers=n * numbers
+            )
 
     def evaluate(self, theta) -> _State:
         self.evaluations += 1
