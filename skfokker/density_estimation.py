@@ -87,7 +87,7 @@ def compare(X: np.ndarray, *, march: bool = False) -> dict[str, tuple[float, flo
         if name == "Gaussian" or march:
             before = time.perf_counter()
             # any start is forgotten as exp(-2 t / variance), and a principal variance is at most d
-            horizon = 6.0 * X.shape[1] if name == "Gaussian" else 1.0
+            horizon = 6.0 * X.shape[1] if name == "Gaussian" else 2.0
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model = towards(component, fitted, horizon)
