@@ -75,8 +75,8 @@ class Start:
             initial = laplace_start(potential, beta, random_state)
         if frame is None:
             mean, scale = initial_moments(initial, d, device)
+            refuse_wrong_gradients(potential, mean, scale)
             if not potential.has_walls:
-                refuse_wrong_gradients(potential, mean, scale)
                 refuse_jumps(potential, mean, scale, beta)
             structure = probe(potential, mean, scale)
             if not (searched and precondition):

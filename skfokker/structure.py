@@ -59,22 +59,21 @@ def probe(potential, mean: Tensor, scale: Tensor, n_points: int = 6) -> Structur
     hessians = []
     for x in points:
         gradient = potential.value_and_grad(torch.cat([x + shifts, x - shifts]))[1]
-        hessian = (gradient[:d] - gradient[d:]) / (2 * eps)
-        if torch.isfinite(hessian).all():
-            hessians.append(hessian)
+        seen = (gradient[:d] - gradient[d:]) / (2 * eps)
+        if torch.isfinite(seen).all():
+            hessians.append(seen)
     if len(hessians) < 2:
         return Structure(False, np.ones((d, d), dtype=bool))
     hessians = torch.stack(hessians)
     largest = hessians.abs().amax()
     interacts = hessians.abs().amax(0) > 1e-6 * largest
-    constant = (hessians - hessians[0]).abs().amax() <= 1e-6 * largest
+    constant = bool((hessians - hessians[0]).abs().amax() <= 1e-6 * largest)
+    hessian = hessians[0] if constant else None
     # a potential of pieces (wells far apart) looks simple wherever one of them is alone
-    if not _holds_at_a_distance(
-        potential, mean, scale, interacts, hessians[0] if constant else None
-    ):
+    if not _holds_at_a_distance(potential, mean, scale, interacts, hessian):
         return Structure(False, np.ones((d, d), dtype=bool))
     convexity = float(torch.linalg.eigvalsh(hessian)[0]) if constant else None
-    return Structure(bool(constant), interacts.cpu().numpy(), convexity)
+    return Structure(constant, interacts.cpu().numpy(), convexity)
 
 
 def _holds_at_a_distance(potential, mean, scale, interacts, hessian, n_points: int = 64) -> bool:

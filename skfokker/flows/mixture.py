@@ -136,6 +136,11 @@ class Mixture:
         self.diagonal = root.diagonal(dim1=1, dim2=2)
 
     @cached_property
+    def weights(self) -> Tensor:
+        """(K,), none of them zero."""
+        return self.log_weights.exp().clamp(min=1e-30)
+
+    @cached_property
     def whitener(self) -> Tensor:
         """The inverse of every root (K, d, d)."""
         identity = torch.eye(self.root.shape[1]).to(self.root).expand_as(self.root)
@@ -235,11 +240,13 @@ def _mixture_quantile(x: Tensor, log_weights: Tensor, centre: Tensor, sd: Tensor
     y = (log_weights.exp() * quantiles).sum(1)
     out, active = y.clone(), torch.arange(len(x), device=x.device)
     done = torch.zeros_like(x, dtype=torch.bool)
-    evaluate = _tail_and_density if (x.abs() < 35.0).all() else _tail_and_density_far
+    near = bool((x.abs() < 35.0).all())
+    evaluate = _tail_and_density if near else _tail_and_density_far
+    weights = log_weights.exp() if near else log_weights
     eps = 4 * torch.finfo(x.dtype).eps
     width = float(sd.min())
     for _ in range(200):
-        here, slope = evaluate((y[:, None] - centre) / sd, log_weights, sd, side)
+        here, slope = evaluate((y[:, None] - centre) / sd, weights, sd, side)
         error = side * here - x
         step = error * (-0.5 * here.square() - 0.5 * _LOG_2PI).exp() / slope
         low, high = torch.where(error > 0, low, y), torch.where(error > 0, y, high)
@@ -257,21 +264,20 @@ def _mixture_quantile(x: Tensor, log_weights: Tensor, centre: Tensor, sd: Tensor
             out[active] = y
             go = ~done
             active, done, y, low, high = active[go], done[go], y[go], low[go], high[go]
-            x, side, log_weights, centre = x[go], side[go], log_weights[go], centre[go]
+            x, side, weights, centre = x[go], side[go], weights[go], centre[go]
     out[active] = y
     return out
 
 
-def _tail_and_density(z: Tensor, log_weights: Tensor, sd: Tensor, side: Tensor):
+def _tail_and_density(z: Tensor, weights: Tensor, sd: Tensor, side: Tensor):
     """Phi^{-1} of the mixture below (side 1) or above (side -1) a point, and its density there."""
-    weights = log_weights.exp()
     tail = (weights * torch.special.erfc(z * (-math.sqrt(0.5) * side[:, None]))).sum(1) / 2
     density = (weights * (-0.5 * z.square()).exp()) @ (1 / sd)
     return torch.special.ndtri(tail.clamp(max=1.0)), density * math.exp(-0.5 * _LOG_2PI)
 
 
 def _tail_and_density_far(z: Tensor, log_weights: Tensor, sd: Tensor, side: Tensor):
-    """The same where the tail is less than the smallest number."""
+    """The same from log weights, where the tail may be less than the smallest number."""
     log_tail = torch.logsumexp(log_weights + torch.special.log_ndtr(side[:, None] * z), 1)
     log_density = torch.logsumexp(log_weights - 0.5 * z.square() - sd.log(), 1) - 0.5 * _LOG_2PI
     return normal_quantile(log_tail.clamp(max=0.0)), log_density.exp()

@@ -41,8 +41,7 @@ class Network:
         k, device = len(mixture.means), mixture.means.device
         i, j = torch.triu_indices(k, k, 1, device=device)
         distance = bhattacharyya(mixture, i, j)
-        weights = mixture.log_weights.exp()
-        active = weights.clamp(min=1e-30) / (weights + self.idle)
+        active = mixture.weights / (mixture.weights + self.idle)
         active = active[i] * active[j]
         upper, table = np.triu_indices(k, 1), np.zeros((k, k))
         table[upper] = (distance - active.log()).cpu().numpy() + 1e-6  # zero would mean no edge

@@ -98,13 +98,12 @@ class MixtureSolver:
         """Moments of the regressors if every component had its points to itself, times c_k."""
         blocks = torch.nn.functional.pad(mixture.covariances, (1, 0, 1, 0))
         blocks[:, 0, 0] = 1.0
-        cost = self.damping * mixture.log_weights.exp() + noise
+        cost = self.damping * mixture.weights + noise
         return torch.block_diag(*(cost[:, None, None] * blocks))
 
     def _emptying(self, mixture, network, noise):
         """Quadratic form (K, K) in the potentials of the cost of exchange, for a unit spread."""
-        weights = mixture.log_weights.exp().clamp(min=1e-30)
-        cost = (self.weight_damping * weights + noise) / weights.square()
+        cost = (self.weight_damping * mixture.weights + noise) / mixture.weights.square()
         return network.laplacian @ (cost[:, None] * network.laplacian)
 
     def _entries(self, n_regressors: int):
@@ -155,7 +154,7 @@ class MixtureSolver:
         dlogits = here.new_zeros(k)
         if network is not None:
             dweights = network.laplacian @ solution[k * per_component :]
-            dlogits = dweights / mixture.log_weights.exp().clamp(min=1e-30)
+            dlogits = dweights / mixture.weights
             dlogits = dlogits - dlogits.mean()
         return flow.pack(dlogits, here[:, :d], droot.tril(-1) + torch.diag_embed(diagonal))
 
