@@ -77,6 +77,11 @@ def backend(name):
 
 def main(names):
     """All fits in turn, then by each backend, compared."""
+    needs = {"dask": "dask[distributed]", "ray": "ray"}
+    missing = [n for n in names if n in needs and importlib.util.find_spec(n) is None]
+    if missing:
+        sys.exit(f"the backends {missing} need packages: pip install "
+                 + " ".join(f"'{needs[n]}'" for n in missing))  # fmt: skip
     before = time.perf_counter()
     reference = [fit(*settings) for settings in SWEEP]
     print(f"{'backend':12}{'jobs':>5}{'fits':>6}{'seconds':>9}  largest difference")

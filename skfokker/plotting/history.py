@@ -76,6 +76,8 @@ class HistoryDisplay:
         below.stairs(sizes, np.unique(self.times), color=GREEN, baseline=None)
         if sizes.max() > 3 * sizes.min():
             below.set_yscale("log")
+            if sizes.max() > 10 * sizes.min():
+                below.yaxis.set_minor_formatter("")  # the powers of ten are enough
         else:
             below.set_ylim(0, 1.3 * sizes.max())
         below.set_ylabel("step size $h$")
