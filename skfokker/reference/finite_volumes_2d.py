@@ -137,6 +137,34 @@ class FiniteVolumeSolution2D:
         """Density of coordinate ``axis`` (0 or 1) at the nodes ``axes[axis]``."""
         return self._mass(t).sum(1 - axis) / self._sides[axis]
 
+    def entropy(self, t: float) -> float:
+        """E[-log rho_t], in nats."""
+        return -float((self._mass(t) * self._nodes(t)).sum())
+
+    def sample(self, n_samples: int, t: float, seed: int = 0) -> np.ndarray:
+        """Samples (n_samples, 2) of rho_t, by rejection from a constant on every cell.
+
+        The constant is the largest density at the corners and a fifth more, which bounds the
+        spline wherever the grid resolves the law.
+        """
+        random = np.random.default_rng(seed)
+        density = np.exp(self._nodes(t))
+        corners = density[:-1, :-1], density[1:, :-1], density[:-1, 1:], density[1:, 1:]
+        bound = 1.2 * np.max(corners, axis=0)
+        share = np.cumsum(bound.ravel())
+        lengths = np.array([axis[1] - axis[0] for axis in self.axes])
+        low = np.array([axis[0] for axis in self.axes])
+        kept, missing = [], n_samples
+        while missing > 0:
+            u = random.random((2 * missing + 100, 4))
+            cell = np.searchsorted(share, u[:, 0] * share[-1], side="right")
+            corner = np.stack(np.unravel_index(cell.clip(max=len(share) - 1), bound.shape), 1)
+            x = low + (corner + u[:, 1:3]) * lengths
+            accepted = u[:, 3] * bound[tuple(corner.T)] < self.density(x, t)
+            kept.append(x[accepted])
+            missing -= int(accepted.sum())
+        return np.concatenate(kept)[:n_samples]
+
 
 def finite_volumes_2d(
     potential,
