@@ -8,7 +8,7 @@ particles and grids, ``published`` holds other people's numbers, ``runner`` does
 
 from __future__ import annotations
 
-from .groups import GROUPS, QUICK, Case, Group, Target
+from .groups import GROUPS, QUICK, Beat, Case, Group, Target
 from .methods import METHODS, Bench, Method
 from .report import Report
 from .runner import Row, run
@@ -19,6 +19,7 @@ __all__ = [
     "METHODS",
     "QUICK",
     "STUDIES",
+    "Beat",
     "Bench",
     "Case",
     "Group",

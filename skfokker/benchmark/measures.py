@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..potentials import GaussianMixture
-from ..problems import GaussianProblem, Problem, SeparableProblem
+from ..problems import GaussianProblem, PlanarProblem, Problem, SeparableProblem
 from ..reference import kl_gaussians
 from .references import References
 
@@ -16,6 +16,7 @@ TITLES = {
     "kl_fit_true": "KL(fit, true)",
     "kl_true_fit": "KL(true, fit)",
     "symkl": "symKL",
+    "tv": "total variation",
     "worst_marginal": "worst marginal KL",
     "moment_symkl": "symKL of moments",
     "mean_error": "mean error",
@@ -25,6 +26,7 @@ TITLES = {
     "symkl_stationary": "symKL to stationary law",
     "floor": "floor: exact law, mode weights",
     "certificate": "certified KL",
+    "certified_tv": "certified TV",
 }
 
 
@@ -42,15 +44,12 @@ def measure(problem: Problem, law, t: float, references: References) -> dict[str
     Returns
     -------
     dict
-        Keys are those of ``TITLES``, and ``nll_se``, ``kl_fit_true_se``, ``kl_true_fit_se``:
-        standard errors where a value is a mean over samples.
+        Keys are those of ``TITLES``, and ``nll_se``, ``kl_fit_true_se``, ``kl_true_fit_se``,
+        ``tv_se``: standard errors where a value is a mean over samples.
     """
     errors: dict[str, float] = {}
-    if (
-        law.solution is not None
-        and not isinstance(problem, GaussianProblem)
-        and (problem.d == 1 or not problem.has_density)
-    ):  # finite volumes, where they are the reference: their own estimate of their error
+    if law.solution is not None and references.is_grid(problem):
+        # finite volumes, where they are the reference: their own estimate of their error
         kl = law.solution.error**2 / 2
         return {"kl_fit_true": kl, "kl_true_fit": kl, "symkl": 2 * kl}
     if isinstance(problem, GaussianProblem):
@@ -112,10 +111,10 @@ def _gaussian(problem, law, t):
 
 
 def _divergences(problem, law, t, references):
-    """KL both ways between a law and a known density."""
+    """KL both ways, and total variation, between a law and a known density."""
     if isinstance(problem, SeparableProblem) and law.marginals(t) is not None:
         return _separable(problem, *law.marginals(t), t)
-    if problem.has_density:
+    if problem.has_density and not isinstance(problem, PlanarProblem):
         log_true = problem.log_density
         x = problem.sample(law.n_points, t, seed=1)
         backward = _kl_from_samples(log_true(x, t) - law.log_density(x, t))
@@ -127,15 +126,27 @@ def _divergences(problem, law, t, references):
     if law.solution is not None:
         gap = law.solution.expectation(lambda x: law.log_density(x, t) - log_true(x, t), t)
         forward = gap, 0.0
+        excess = law.solution.expectation(
+            lambda x: _excess(law.log_density(x, t) - log_true(x, t)), t
+        )
+        variation = excess, 0.0
     else:
         y = law.points(t)
-        forward = _kl_from_samples(law.log_density(y, t) - log_true(y, t))
+        log_ratio = law.log_density(y, t) - log_true(y, t)
+        forward, variation = _kl_from_samples(log_ratio), _mean(_excess(log_ratio))
     return {
         "kl_fit_true": forward[0],
         "kl_fit_true_se": forward[1],
         "kl_true_fit": backward[0],
         "kl_true_fit_se": backward[1],
+        "tv": variation[0],
+        "tv_se": variation[1],
     }
+
+
+def _excess(log_ratio: np.ndarray) -> np.ndarray:
+    """(1 - q / p)_+ from log(p / q): its mean under p is TV(p, q), and it lies in [0, 1]."""
+    return -np.expm1(-np.maximum(log_ratio, 0.0))
 
 
 def _separable(problem, y, log_fit, weights, t):

@@ -7,7 +7,7 @@ import time
 import numpy as np
 from scipy.special import rel_entr
 
-from ..problems import GaussianProblem, Problem, SeparableProblem
+from ..problems import GaussianProblem, PlanarProblem, Problem
 from ..reference import finite_volumes, finite_volumes_2d
 
 _SEED = 20_000  # of reference particles: no method simulates with it
@@ -49,14 +49,8 @@ class References:
         if problem.name not in self._grids:
             if problem.d > 2:
                 raise ValueError(f"finite volumes need d <= 2, {problem.name} has d = {problem.d}")
-            solve = finite_volumes if problem.d == 1 else finite_volumes_2d
-            mean, covariance = problem.initial_mean, problem.initial_covariance
-            if problem.d == 1:
-                mean, covariance = mean[0], covariance[0, 0]
             start = time.perf_counter()
-            self._grids[problem.name] = solve(
-                problem.potential, problem.t_final, beta=problem.beta, initial=(mean, covariance)
-            )
+            self._grids[problem.name] = _solved(problem)
             self.grid_seconds[problem.name] = time.perf_counter() - start
         return self._grids[problem.name]
 
@@ -81,4 +75,20 @@ class References:
 
     def has_truth(self, problem: Problem) -> bool:
         """Whether the density of rho_t is known, exact or converged."""
-        return isinstance(problem, GaussianProblem | SeparableProblem) or problem.d <= 2
+        return problem.has_density or problem.d <= 2
+
+    def is_grid(self, problem: Problem) -> bool:
+        """Whether finite volumes for the whole problem are what is known of it."""
+        if problem.d == 2:
+            return isinstance(problem, PlanarProblem) or not problem.has_density
+        return problem.d == 1 and not isinstance(problem, GaussianProblem)
+
+
+def _solved(problem):
+    if isinstance(problem, PlanarProblem):
+        return problem.solution
+    solve = finite_volumes if problem.d == 1 else finite_volumes_2d
+    mean, covariance = problem.initial_mean, problem.initial_covariance
+    if problem.d == 1:
+        mean, covariance = mean[0], covariance[0, 0]
+    return solve(problem.potential, problem.t_final, beta=problem.beta, initial=(mean, covariance))

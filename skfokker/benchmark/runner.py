@@ -30,7 +30,8 @@ class Row:
     seconds : float or None
         Wall time of the solution (not of measuring it).
     values : list of dict
-        One entry a time: ``t``, the errors that ``measure`` found, ``certificate``.
+        One entry a time: ``t``, the errors that ``measure`` found, and the bounds on them,
+        ``certificate`` and ``certified_tv``.
     info : dict
         Steps, parameters, particles; ``warnings`` where there were some.
     error : str or None
@@ -153,6 +154,7 @@ def _values(problem: Problem, law: Law, t: float, bench: Bench) -> dict:
     values = {"t": t} | measure(problem, law, t, bench.references)
     if law.certificate is not None:
         values["certificate"] = float(law.certificate.kl(t))
+        values["certified_tv"] = float(law.certificate.total_variation(t))
     return values
 
 
