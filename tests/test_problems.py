@@ -1,6 +1,7 @@
 """Every problem loads, is consistent with itself, and agrees with its particles."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from skfokker import problems
 from skfokker.potentials import Potential, check_potential
+from skfokker.reference import finite_volumes_2d
 
 SEPARABLE = [
     name for name in problems.names() if isinstance(problems.load(name), problems.SeparableProblem)
@@ -121,6 +123,126 @@ def test_targets():
         problem.moments(1.0)
     with pytest.raises(NotImplementedError, match="normalisation"):
         problems.load("rosenbrock-10d").stationary_log_density(np.zeros((1, 10)))
+
+
+COARSE = {"domain": [[-4.5, 4.5], [-4.5, 4.5]], "n_nodes": 32, "max_nodes": 128, "tol": 0.1}
+
+
+@pytest.fixture(scope="module")
+def ring():
+    """One ring on a grid that takes a second; wrong by a hundredth of log rho."""
+    return replace(problems.load("rings-10d").parts[0], grid=COARSE)
+
+
+def test_a_ring_comes_to_rest(ring):
+    """At t = 1 the grid has the equilibrium, whose normalisation is known in closed form."""
+    x = ring.sample(2000, 1.0)
+    gap = ring.log_density(x, 1.0) - ring.stationary_log_density(x)
+    assert np.abs(gap).max() < 5e-3
+    early = ring.log_density(x, 0.1) - ring.stationary_log_density(x)
+    assert np.abs(early).max() > 0.05
+    # no direction is special
+    radius, angle = np.linspace(0.1, 1.5, 8), 0.7
+    along = ring.log_density(np.outer(radius, [1.0, 0.0]), 0.1)
+    aslant = ring.log_density(np.outer(radius, [np.cos(angle), np.sin(angle)]), 0.1)
+    np.testing.assert_allclose(along, aslant, atol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["rings-10d", "rings-10d-rotated"])
+def test_rings_are_products_behind_a_rotation(name, ring):
+    problem, t, n = replace(problems.load(name), parts=(ring,)), 0.1, 4000
+    entropy = 5 * ring.solution.entropy(t)  # of either: a rotation changes no entropy
+    x = problem.sample(n, t, seed=1)
+    assert x.shape == (n, 10)
+    # of samples of the reference itself, and of particles, which know nothing of it
+    for points in (x, problem.particles(n, t, seed=1)):
+        surprise = -problem.log_density(points, t)
+        assert abs(surprise.mean() - entropy) < 4 * surprise.std() / n**0.5
+        mean, covariance = problem.moments(t)
+        np.testing.assert_allclose(points.mean(0), mean, atol=0.06)
+        np.testing.assert_allclose(np.cov(points.T), covariance, atol=0.06)
+    # normalised: E[exp(log q - log rho)] = 1 under rho, q a Gaussian as wide as the rings
+    log_q = -(x**2).sum(1) / 0.9 - 5 * np.log(0.9 * np.pi)
+    ratio = np.exp(log_q - problem.log_density(x, t))
+    assert abs(ratio.mean() - 1) < 5 * ratio.std() / n**0.5 < 0.3
+    if problem.rotation is not None:
+        z = x @ problem.rotation
+        pairs = [ring.log_density(z[:, i : i + 2], t) for i in range(0, 10, 2)]
+        np.testing.assert_allclose(problem.log_density(x, t), np.sum(pairs, 0))
+        off = np.abs(problem.rotation - np.eye(10)).max()
+        assert off > 0.5  # it does mix the pairs
+
+
+def test_rotated_wells_agree_with_particles_and_planar_grids():
+    problem, n = problems.load("rotated-wells-9d"), 4000
+    z = np.random.default_rng(0).standard_normal((n, 9))
+    x = z @ problem.rotation.T
+    parts = [p.potential(torch.as_tensor(z[:, list(b)])) for p, b in
+             zip(problem.parts, problem.blocks, strict=True)]  # fmt: skip
+    torch.testing.assert_close(problem.potential(torch.as_tensor(x)), torch.stack(parts).sum(0))
+    for t in (0.1, 0.5):
+        exact = -problem.log_density(problem.sample(n, t, seed=1), t)
+        simulated = -problem.log_density(problem.particles(n, t, seed=1), t)
+        error = np.hypot(exact.std(), simulated.std()) / n**0.5
+        assert abs(exact.mean() - simulated.mean()) < 4 * error
+    # the two wells as one problem in the plane
+    first, second = problem.parts[:2]
+    grid = finite_volumes_2d(
+        lambda z: first.potential(z[:, :1]) + second.potential(z[:, 1:]),
+        2.0,
+        **(COARSE | {"tol": 0.3}),
+    )
+    z = np.concatenate([first.sample(500, 0.5, 1), second.sample(500, 0.5, 2)], 1)
+    both = first.log_density(z[:, :1], 0.5) + second.log_density(z[:, 1:], 0.5)
+    assert np.sqrt(np.mean((grid.log_density(z, 0.5) - both) ** 2)) < 2e-2
+
+
+def test_products_need_a_start_that_is_one(ring):
+    problem = problems.load("rings-10d")
+    with pytest.raises(ValueError, match="not the product"):
+        replace(problem, parts=(ring,), initial_covariance=2 * np.eye(10))
+
+
+@pytest.mark.parametrize("name", ["quartic-2d", "three-holes"])
+def test_planar_grids_agree_with_particles(name):
+    problem, n = replace(problems.load(name), grid=COARSE), 8000
+    t = problem.times[1]
+    exact = -problem.log_density(problem.sample(n, t, seed=1), t)
+    assert abs(exact.mean() - problem.solution.entropy(t)) < 4 * exact.std() / n**0.5
+    simulated = -problem.log_density(problem.particles(n, t, seed=1), t)
+    error = np.hypot(exact.std(), simulated.std()) / n**0.5
+    assert abs(exact.mean() - simulated.mean()) < 4 * error
+    mean, covariance = problem.moments(t)
+    assert mean.shape == (2,) and np.linalg.eigvalsh(covariance).min() > 0
+
+
+@pytest.mark.parametrize("name", ["rosenbrock-100d", "ginzburg-landau-64d"])
+def test_second_order_steps_have_converged(name):
+    """Halving them on the same noise changes means by less than 20,000 particles show.
+
+    Means of V and of a Gaussian's log-likelihood, up to t = 0.1 where slopes are steepest.
+    """
+    problem, t, n = problems.load(name), 0.1, 500
+    steps = round(problem.langevin_steps * t / problem.t_final)
+    h, generator = t / steps, torch.Generator().manual_seed(0)
+    x = [torch.as_tensor(problem.start(n))] * 2
+    assert problem.weak_order == 2
+
+    def step(x, h, kick):
+        pull = problem.potential.value_and_grad(x)[1]
+        other = problem.potential.value_and_grad(x - h * pull + kick)[1]
+        return x - h / 2 * (pull + other) + kick
+
+    for _ in range(steps):
+        kicks = [(h * problem.beta) ** 0.5 * torch.randn(x[0].shape, dtype=torch.float64,
+                                                          generator=generator)
+                 for _ in range(2)]  # fmt: skip
+        x = [step(x[0], h, sum(kicks)), step(step(x[1], h / 2, kicks[0]), h / 2, kicks[1])]
+    for function in (problem.potential, lambda x: x.square().sum(1) / 2):
+        gap = function(x[0]) - function(x[1])
+        visible = float(function(x[1]).std()) / 20_000**0.5
+        assert abs(float(gap.mean())) < 0.2 * visible + 3 * float(gap.std()) / n**0.5
+        assert float(gap.std()) < 0.1 * float(function(x[1]).std())
 
 
 def test_unknown_names():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import torch
+from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 
 from skfokker.potentials import (
@@ -127,6 +128,23 @@ class TestLangevin:
         # one step of Euler-Maruyama on V = x^2 / 2 has variance (1 - h)^2 + 2 h, exactly
         x = langevin(Quadratic([0.0]), 0.5, n_particles=200_000, n_steps=1, seed=0)
         assert x.var() == pytest.approx(0.25 + 1.0, rel=0.02)
+
+    def test_second_order(self):
+        # V = x^2 / 2, the same noise: one step of order 2 multiplies x by 1 - h + h^2 / 2
+        h, start = 0.5, np.linspace(-3, 3, 7)[:, None]
+        a, b = (langevin(Quadratic([0.0]), h, x0=x0, n_steps=1, weak_order=2, seed=1)
+                for x0 in (start, 0 * start))  # fmt: skip
+        np.testing.assert_allclose(a - b, (1 - h + h**2 / 2) * start, atol=1e-12)
+        # and the variance after two steps is off by a tenth of what Euler-Maruyama's is
+        wanted = 1 - np.exp(-2.0)
+        errors = []
+        for order in (1, 2):
+            x = langevin(Quadratic([0.0]), 1.0, x0=np.zeros((400_000, 1)), n_steps=4,
+                         weak_order=order)  # fmt: skip
+            errors.append(abs(x.var() - wanted))
+        assert errors[1] < 0.2 * errors[0]
+        with pytest.raises(ValueError, match="weak_order must be 1 or 2"):
+            langevin(Quadratic([0.0]), 1.0, weak_order=2, tamed=True)
 
     def test_seeds_and_starts(self):
         runs = [
@@ -326,8 +344,22 @@ class TestFiniteVolumes2D:
             x = RANDOM.multivariate_normal(mean, covariance, 2000)
             error = solution.log_density(x, t) - gaussian_log_density(x, mean, covariance)
             assert np.sqrt((error**2).mean()) < max(solution.error, 1e-6)
+            wanted = 1 + np.log(2 * np.pi) + 0.5 * np.linalg.slogdet(covariance)[1]
+            assert solution.entropy(t) == pytest.approx(wanted, abs=1e-3)
             square = solution.expectation(lambda x: x[:, 0] ** 2, t)
             assert square == pytest.approx(covariance[0, 0] + mean[0] ** 2, abs=2e-3)
+
+    def test_samples_have_the_density(self):
+        potential = Quadratic([1.0, -1.0], [[0.5, 0.2], [0.2, 0.4]])
+        solution = finite_volumes_2d(potential, 0.5, n_nodes=32, max_nodes=128, tol=0.05)
+        x = solution.sample(20_000, 0.5, seed=1)
+        assert x.shape == (20_000, 2) and (x == solution.sample(20_000, 0.5, seed=1)).all()
+        mean, covariance = ornstein_uhlenbeck(potential, 0.5)
+        np.testing.assert_allclose(x.mean(0), mean, atol=0.025)
+        np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.025)
+        # chi-squared: white, the squared radius is exponential
+        white = np.linalg.solve(np.linalg.cholesky(covariance), (x - mean).T)
+        assert stats.kstest((white**2).sum(0) / 2, "expon").pvalue > 1e-3
 
     def test_product_of_one_dimensional_solutions(self):
         solution = finite_volumes_2d(StyblinskiTang(2), 0.3, n_nodes=32, max_nodes=128, tol=0.3)

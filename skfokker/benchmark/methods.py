@@ -167,8 +167,9 @@ class Bench:
         self._simulated: tuple = (None, None, 0.0)
 
     def coarse(self, problem: Problem) -> Problem:
-        """The problem with the baselines' number of time steps."""
-        return replace(problem, langevin_steps=min(problem.langevin_steps, self.sde_steps))
+        """The problem with the baselines' time steps: few, and of Euler-Maruyama."""
+        steps = min(problem.langevin_steps, self.sde_steps)
+        return replace(problem, langevin_steps=steps, weak_order=1)
 
     def simulate(self, problem: Problem, times) -> tuple[dict[float, np.ndarray], float]:
         """Particles by time, and the seconds they took if that was earlier."""
