@@ -3,6 +3,7 @@
 import json
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from skfokker.benchmark import (
     METHODS,
     QUICK,
     STUDIES,
+    Beat,
     Bench,
     Case,
     Group,
     Method,
     Report,
     Target,
+    measures,
     run,
 )
 from skfokker.benchmark.__main__ import main
@@ -103,11 +106,16 @@ def test_targets_pass_and_fail(report):
 def test_certificates_beside_the_truth(report):
     table = certificates({"ou": TINY}, report.rows)
     assert len(table.rows) == 1 and table.rows[0][-1] == "yes"
-    assert "held in 2 of 2" in table.notes[0]
+    assert "held in 2 of 2" in table.notes[0] and table.columns[-1] == "bounds hold"
     liar = Row("ou", "d = 2", "p", "ours", 1.0, [{"t": 0.9, "kl_fit_true": 1e-3,
                                                   "certificate": 1e-4}])  # fmt: skip
     table = certificates({"ou": TINY}, [*report.rows, liar])
     assert table.rows[0][-1] == "NO" and "held in 2 of 3" in table.notes[0]
+    liar.values[0] |= {"certificate": 1e-2, "certified_tv": 0.05, "tv": 0.07, "tv_se": 0.01}
+    assert certificates({"ou": TINY}, [liar]).rows[0][5:] == ["0.07", "0.05", "yes"]  # by chance
+    liar.values[0]["tv_se"] = 0.005
+    table = certificates({"ou": TINY}, [liar])
+    assert table.rows[0][5:] == ["0.07", "0.05", "NO"] and "held in 1 of 2" in table.notes[0]
 
 
 def test_json_round_trip(report, tmp_path):
@@ -215,6 +223,109 @@ def test_likelihood_and_stationary_law_of_a_mixture():
     assert 0 < errors["floor"] < measure(problem, kernel, 4.0, references)["symkl_stationary"]
 
 
+COARSE = {"domain": [[-4.5, 4.5], [-4.5, 4.5]], "n_nodes": 32, "max_nodes": 128, "tol": 0.1}
+
+
+class Known(GaussianLaw):
+    """A Gaussian that claims to know how wrong it is."""
+
+    class certificate:
+        kl = staticmethod(lambda t: 0.5)
+        total_variation = staticmethod(lambda t: 0.4)
+
+
+def test_total_variation_of_gaussians():
+    """By samples of the law, against the formula for a shift: 2 Phi(shift / 2) - 1."""
+    from scipy.stats import norm
+
+    problem = problems.load("ou-benchmark", d=2, k=0)
+    mean, covariance = problem.moments(0.5)
+    law = GaussianLaw({0.5: np.zeros((3, 2))})
+    for shift in (1e-3, 0.5, 6.0):
+        law.at = {0.5: (mean + shift * np.linalg.cholesky(covariance)[:, 0], covariance)}
+        found = measures._divergences(problem, law, 0.5, References(100))
+        wanted = 2 * norm.cdf(shift / 2) - 1
+        assert abs(found["tv"] - wanted) < 4 * found["tv_se"] + 1e-6
+        assert 0 < found["tv_se"] < 0.01
+
+
+def test_coupled_problems_are_measured_against_what_is_known_of_them():
+    """A product of grids behind a rotation, and a grid in the plane; cheap stand-ins for fits."""
+    ring = replace(problems.load("rings-10d").parts[0], grid=COARSE)
+    rings = replace(problems.load("rings-10d-rotated"), parts=(ring,))
+    quartic = replace(problems.load("quartic-2d"), grid=COARSE)
+    references = References(500)
+    for problem, t in ((rings, 0.5), (quartic, 0.1)):
+        law = Known({t: problem.sample(4000, t, seed=3)})
+        errors = measure(problem, law, t, references)
+        assert {"kl_fit_true", "kl_true_fit", "tv"} <= set(errors) and "nll" not in errors
+        assert 0.01 < errors["kl_true_fit"] < 10
+        # Pinsker's inequality
+        assert 0.02 < errors["tv"] < np.sqrt(min(errors["kl_fit_true"], errors["kl_true_fit"]) / 2)
+
+        class Exact(Known):
+            n_points = 2000
+            log_density = staticmethod(problem.log_density)
+            points = staticmethod(lambda t, problem=problem: problem.sample(2000, t, seed=5))
+
+        exact = measure(problem, Exact({t: np.zeros((3, problem.d))}), t, references)
+        assert abs(exact["kl_fit_true"]) < 1e-12 and exact["tv"] < 1e-12
+    # finite volumes of a plane are its reference themselves, solved once
+    grid = METHODS["grid"].solve(quartic, (0.1,), Bench(references))[0]
+    assert grid.solution is quartic.solution
+    assert 0 < measure(quartic, grid, 0.1, references)["kl_fit_true"] < 1e-2
+
+
+def test_coupled_group(monkeypatch):
+    """The default fit replaced by a Gaussian: bounds beside the truth, targets by label."""
+    group = GROUPS["coupled"]
+    assert [case.load().d for case in group.cases[:11]] == [2, 10, 30, 100, 2, 16, 64, 10, 10, 9, 2]
+    labels = {case.label for case in group.cases}
+    assert set(group.seconds) == labels and group.seconds["Rosenbrock 100-D"] == 200
+    for target in group.targets:
+        assert set(target.bound) <= labels
+    for beat in group.beats:
+        assert beat.method in group.methods and set(beat.margin) <= labels
+    nll = group.targets[:3]
+    assert [t.at("Rosenbrock 10-D", t.time) for t in nll] == pytest.approx([10.814, 9.6585, 9.7026])
+    assert nll[0].at("Rosenbrock 30-D", 0.1) is None
+
+    def fit(problem, times, bench):
+        return Known({t: problem.sample(2000, t, seed=3) for t in times}), 0.0
+
+    monkeypatch.setitem(METHODS, "ours", Method("ours", "skfokker", fit))
+    case = next(case for case in group.cases if case.name == "rotated-wells-9d")
+    row = solve(group, case, case.load(), METHODS["ours"], small_bench())
+    assert row.error is None and [v["t"] for v in row.values] == [0.1, 0.5, 1.0, 2.0]
+    assert row.values[-1]["certified_tv"] == 0.4
+    report = Report({"coupled": group}, [row])
+    wells = "coupled, wells 9-D, rotated"
+    marks = [r for r in targets(report.groups, report.rows).rows if r[0] == wells]
+    assert [r[1] for r in marks] == ["KL(fit, true)", "seconds of the slowest fit"]
+    assert marks[0][-1] == FAIL and marks[1][2] == "<= 60" and marks[1][-1] == PASS
+    table = certificates(report.groups, report.rows)
+    assert len(table.rows) == 4 and {r[-1] for r in table.rows} <= {"yes", "NO"}
+
+
+def test_margins_below_another_method():
+    group = replace(TINY, beats=(Beat("nsf", {"d = 2": 0.3}), Beat("kde"), Beat("nsf", {"x": 9.0})))
+    rows = [
+        Row("ou", "d = 2", "p", method, 1.0, [{"t": 0.9, "nll": nll}])
+        for method, nll in (("ours", 10.0), ("nsf", 10.2), ("kde", 10.2))
+    ]
+    found = [row for row in targets({"ou": group}, rows).rows if row[1].startswith("NLL below")]
+    assert [row[2:4] + row[-1:] for row in found] == [
+        ["< 9.900", "10.000", FAIL],
+        ["< 10.200", "10.000", PASS],
+    ]
+    assert found[0][1].endswith("our time by 0.3")
+    rows[1].values[0]["nll"] = 10.4
+    assert targets({"ou": group}, rows).rows[-2][-1] == PASS
+    # the column of ratios takes the first error that the problem has
+    table = comparison(replace(TINY, measures=("kl_fit_true", "nll")), rows)
+    assert [row[-2] for row in table.rows if row[2] == METHODS["nsf"].title] == ["+0.400 nats"]
+
+
 def test_groups_are_the_rows_of_the_issue():
     assert {"ou", "heat", "styblinski-tang", "styblinski-tang-100", "beta", "rosenbrock",
             "nine-gaussians", "quadratic"} <= set(GROUPS)  # fmt: skip
@@ -236,6 +347,9 @@ def test_selection():
     assert list(select(["heat-8d", "quadratic"])) == ["quadratic", "heat"]
     assert len(select(["quadratic-10d"])["quadratic"].cases) == 1
     assert len(select(["nine-gaussians-2d-*"])["nine-gaussians"].cases) == 5
+    assert list(select(["rosenbrock-10d"])) == ["rosenbrock", "coupled"]
+    chosen = select(["coupled/rosenbrock-*"])
+    assert list(chosen) == ["coupled"] and len(chosen["coupled"].cases) == 4
     with pytest.raises(ValueError, match="no problem matches"):
         select(["rosenbrok"])
 
@@ -268,6 +382,7 @@ def test_studies():
     assert set(STUDIES) == {
         "tolerance",
         "dimension",
+        "seeds",
         "throughput",
         "entropy",
         "algorithm1",
@@ -284,10 +399,49 @@ def test_studies():
         for table in STUDIES[name](options):
             assert isinstance(table, Table) and len(table.rows) >= 2, name
             assert any("exponent" in note for note in table.notes)
+    table = STUDIES["seeds"](options)[0]
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert list(rows) == ["NLL, t = 0.5", "NLL, t = 0.9", "fit, seconds"]
+    assert all(row[0] == "2" and float(row[1]) > 0 for row in rows.values())
+    assert "All 2 fits ended." in table.notes
     table = throughput(options)[0]
     assert all(row[4].startswith("x ") and row[-1] in (PASS, FAIL, "") for row in table.rows)
     assert outer_step_seconds(problems.load("quadratic-2d-iso"), 140, 5) > 0
     assert np.isfinite([float(row[3]) for row in table.rows]).all()
+
+
+def test_studies_say_what_a_fit_ended_in(monkeypatch):
+    """Fits that fail, fits that cannot be asked afterwards, and fits that give nonsense."""
+    from skfokker.benchmark.studies import common
+
+    options, fit_ours = StudyOptions(quick=True), common.fit_ours
+    calls = []
+
+    def fit(problem, seed=0, **parameters):
+        calls.append(seed)
+        if len(calls) == 1:
+            raise RuntimeError("the map has degenerated: badly")
+        return fit_ours(problem, seed, **parameters)
+
+    monkeypatch.setattr(common, "fit_ours", fit)
+    rows = {row[0]: row[1:] for row in STUDIES["seeds"](options)[0].rows}
+    assert calls == [0, 1]
+    assert rows["RuntimeError"][0] == "1 of 2"
+    assert rows["fit, seconds"][0] == "1" and float(rows["NLL, t = 0.5"][1]) > 0
+    for name, place in (("tolerance", 2), ("dimension", 1)):
+        calls.clear()
+        table = STUDIES[name](options)[0]
+        assert table.rows[0][place] == "RuntimeError: the map has degenerated: badly"
+        assert all(len(row) == len(table.columns) for row in table.rows)
+        assert "Error" not in table.rows[1][place]
+
+    class Mute(common.FitLaw):
+        def log_density(self, x, t):
+            return np.full(len(x), np.nan)
+
+    monkeypatch.setattr(common, "FitLaw", Mute)
+    rows = {row[0]: row[1:] for row in STUDIES["seeds"](options)[0].rows}
+    assert rows["FloatingPointError"][0] == "2 of 2" and rows["fit, seconds"][1] == "-"
 
 
 def test_memory_of_fresh_processes():

@@ -11,6 +11,7 @@ from .memory import memory
 from .metric import metric
 from .sampling import sampling
 from .scaling import scaling
+from .seeds import seeds
 from .throughput import throughput
 from .tolerance import tolerance
 
@@ -18,6 +19,7 @@ from .tolerance import tolerance
 STUDIES = {
     "tolerance": tolerance,
     "dimension": dimension,
+    "seeds": seeds,
     "throughput": throughput,
     "entropy": entropy,
     "algorithm1": algorithm1,
@@ -40,6 +42,7 @@ __all__ = [
     "metric",
     "sampling",
     "scaling",
+    "seeds",
     "throughput",
     "tolerance",
 ]

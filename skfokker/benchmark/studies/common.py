@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -40,21 +41,34 @@ class StudyOptions:
         warm_up()
 
 
-def timed_fit(problem, options: StudyOptions, **parameters):
-    """The law fitted, its wall time, and None; or None, the time, and what went wrong."""
-    start = time.perf_counter()
+def attempt(work: Callable[..., Any], *arguments) -> tuple[Any, str | None]:
+    """``work(*arguments)`` and None; or None, and the error it ended in. Shows no warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with time_limit(options.time_limit):
-                fit = fit_ours(problem, options.seed, **parameters)
+            return work(*arguments), None
         except Exception as error:
-            seconds = time.perf_counter() - start
-            options.say(f"{problem.name:32} {type(error).__name__}: {error}")
-            return None, seconds, f"{type(error).__name__}: {error}"
+            return None, f"{type(error).__name__}: {error}"
+
+
+def timed_fit(problem, options: StudyOptions, seed: int | None = None, **parameters):
+    """The law fitted, its wall time, and None; or None, the time, and what went wrong.
+
+    The seed is that of the options where None.
+    """
+
+    def fit():
+        with time_limit(options.time_limit):
+            return fit_ours(problem, options.seed if seed is None else seed, **parameters)
+
+    start = time.perf_counter()
+    fitted, failure = attempt(fit)
     seconds = time.perf_counter() - start
+    if failure is not None:
+        options.say(f"{problem.name:32} {failure}")
+        return None, seconds, failure
     options.say(f"{problem.name:32} {seconds:8.2f} s")
-    return FitLaw(fit), seconds, None
+    return FitLaw(fitted), seconds, None
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float | None:
