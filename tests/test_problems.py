@@ -9,7 +9,7 @@ import torch
 
 from skfokker import problems
 from skfokker.potentials import Potential, check_potential
-from skfokker.reference import finite_volumes_2d
+from skfokker.reference import finite_volumes_2d, langevin
 
 SEPARABLE = [
     name for name in problems.names() if isinstance(problems.load(name), problems.SeparableProblem)
@@ -243,6 +243,21 @@ def test_second_order_steps_have_converged(name):
         visible = float(function(x[1]).std()) / 20_000**0.5
         assert abs(float(gap.mean())) < 0.2 * visible + 3 * float(gap.std()) / n**0.5
         assert float(gap.std()) < 0.1 * float(function(x[1]).std())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["rosenbrock-100d", "ginzburg-landau-64d", "quartic-2d", "rings-10d-rotated", "three-holes"],
+)
+def test_particles_from_the_tails_do_not_explode(name):
+    """Six standard deviations out, where slopes are cubic, with the 500 steps of the baselines."""
+    problem = problems.load(name)
+    h = problem.t_final / 500
+    start = np.array([[6.0, 6.0], [6.0, -6.0], [-6.0, 0.0], [0.0, 6.0]]) @ np.eye(2, problem.d)
+    for order, steps in ((1, 10), (problem.weak_order, 20)):
+        x = langevin(problem.potential, 10 * h, beta=problem.beta, x0=np.repeat(start, 50, 0),
+                     n_steps=steps, weak_order=order)  # fmt: skip
+        assert np.abs(x).max() < 8
 
 
 def test_unknown_names():
