@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,20 @@ def test_mass_levels_hold_their_mass():
     density = np.exp(-0.5 * np.add.outer(x**2, x**2))
     levels = plotting.plane.mass_levels(density)
     np.testing.assert_allclose(levels, [0.1, 0.5, 0.9], rtol=2e-2)
+
+
+def test_products_of_rings_are_not_shown_as_gaussians():
+    """A ring has a dent in the middle, on its grid as in samples of the product."""
+    coarse = {"domain": [[-4.5, 4.5], [-4.5, 4.5]], "n_nodes": 32, "max_nodes": 128, "tol": 0.1}
+    rings = problems.load("rings-10d")
+    ring = replace(rings.parts[0], grid=coarse)
+    x = np.linspace(-2.5, 2.5, 61)
+    for reference in (ring, replace(rings, parts=(ring,))):
+        plane = _densities.reference_plane(reference, 1.0, (0, 1), x, x)
+        assert plane.sum() * (x[1] - x[0]) ** 2 == pytest.approx(1.0, abs=0.02)
+        assert plane[30, 30] < 0.7 * plane[30].max()
+        line = _densities.reference_marginal(reference, 1.0, 0, x)
+        np.testing.assert_allclose(line, plane.sum(0) * (x[1] - x[0]), atol=0.03)
 
 
 def test_planes_of_every_reference(separable):

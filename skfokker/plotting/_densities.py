@@ -10,6 +10,7 @@ from scipy.stats import multivariate_normal, norm
 from .. import metrics
 from ..equation import log_normal
 from ..flows import AffineFlow
+from ..problems import PlanarProblem, ProductProblem
 from ..reference import FiniteVolumeSolution2D
 from ..schemes.points import normal_grid, sobol_normal
 from ..trajectory import Trajectory
@@ -135,6 +136,7 @@ def reference_marginal(reference, t: float, i: int, x: np.ndarray) -> np.ndarray
     ``reference`` is a problem of :mod:`skfokker.problems`, a finite-volume solution, anything
     with ``moments(t)`` (a Gaussian) or ``sample(n, t)``, or a function ``(x, t) -> density``.
     """
+    reference = _grid_of(reference)
     if isinstance(reference, FiniteVolumeSolution2D):
         return np.interp(x, reference.axes[i], reference.marginal(i, t), left=0.0, right=0.0)
     if hasattr(reference, "marginal"):
@@ -156,6 +158,7 @@ def reference_plane(reference, t: float, pair, x: np.ndarray, y: np.ndarray) -> 
     """
     grid = np.stack(np.meshgrid(x, y), -1)
     points = grid.reshape(-1, 2)
+    reference = _grid_of(reference)
     if isinstance(reference, FiniteVolumeSolution2D):
         return reference.density(points[:, list(np.argsort(pair))], t).reshape(grid.shape[:2])
     if hasattr(reference, "marginal"):
@@ -168,5 +171,12 @@ def reference_plane(reference, t: float, pair, x: np.ndarray, y: np.ndarray) -> 
     return np.asarray(reference(points, t)).reshape(grid.shape[:2])
 
 
+def _grid_of(reference):
+    return reference.solution if isinstance(reference, PlanarProblem) else reference
+
+
 def _knows_moments(reference) -> bool:
+    """Whether the reference is the Gaussian of its moments."""
+    if isinstance(reference, ProductProblem):
+        return False
     return hasattr(reference, "moments") and getattr(reference, "has_density", True)
