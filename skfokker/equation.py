@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -29,12 +30,15 @@ class FokkerPlanck:
         Dimension.
     separable : bool
         V is a sum of functions of one coordinate each, as far as is known.
+    interacts : ndarray (d, d) of bool or None
+        Which coordinates interact in V, as far as is known.
     """
 
     potential: Potential
     beta: float
     d: int
     separable: bool = False
+    interacts: Any = None
 
     def driving_force(self, y: Tensor, score: Tensor) -> Tensor:
         """g = grad V + beta grad log rho at y (n, d): the exact velocity is -g."""

@@ -13,6 +13,7 @@ from ..flows.affine import AffineFlow
 from ..flows.mixture import MixtureFlow
 from ..potentials import PotentialError
 from .base import Scheme, Step
+from .errors import MarchError
 from .features import train_dormant
 from .growth import Growing
 from .integrators import Chebyshev, StepControl, bogacki_shampine, dormand_prince
@@ -26,10 +27,6 @@ from .normal_equations import (
 )
 from .points import draw_seed, normal_grid, sobol_normal
 from .projected import ProjectedSolver, as_metric
-
-
-class MarchError(RuntimeError):
-    """The march through time could not go on; the message says where and what to try."""
 
 
 class LeastSquaresNested(Scheme):

@@ -1,0 +1,214 @@
+"""Functions of one coordinate that conditional densities are built from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.interpolate import PPoly
+from torch import Tensor
+
+ORDER = 4  # Gauss-Legendre nodes of a cell: exact for polynomials of degree 7
+
+
+class Basis:
+    """K functions b_1, ..., b_K of one coordinate, constant outside [lower, upper].
+
+    Attributes
+    ----------
+    size : int
+        K.
+    lower, upper : float
+        Where they stop to vary.
+    """
+
+    size: int
+    lower: float
+    upper: float
+
+    def __call__(self, y: Tensor, order: int = 0) -> Tensor:
+        """Derivatives of the given order (0, 1 or 2) at y (...), shape (..., K)."""
+        raise NotImplementedError
+
+    def combine(self, coefficients: Tensor, y: Tensor) -> Tensor:
+        """sum_k coefficients_k b_k at y (P, ...), for coefficients (P, K)."""
+        shape = (len(y), *[1] * (y.ndim - 1), -1)
+        return (coefficients.view(shape) * self(y)).sum(-1)
+
+    def _outside(self, y: Tensor) -> Tensor:
+        return ((y < self.lower) | (y > self.upper))[..., None]
+
+
+class CubicSplines(Basis):
+    """Cubic B-splines on given knots: K = number of intervals + 3.
+
+    They sum to one and hold every polynomial of degree three on [lower, upper].
+
+    Parameters
+    ----------
+    knots : array-like (k,)
+        Increasing.
+    """
+
+    def __init__(self, knots):
+        self.knots = np.asarray(knots, dtype=float)
+        self.lower, self.upper = float(self.knots[0]), float(self.knots[-1])
+        n = len(self.knots) - 1
+        self.size = n + 3
+        full = np.concatenate([[self.lower] * 3, self.knots, [self.upper] * 3])
+        functions = [PPoly.from_spline((full, row, 3)).c for row in np.eye(self.size)]
+        pieces = np.stack(functions)[:, :, 3 : 3 + n]  # (K, 4, n), highest power first
+        # only functions k to k + 3 are not zero on interval k
+        local = np.stack([pieces[k : k + 4, :, k] for k in range(n)])
+        self._coefficients = torch.from_numpy(local)  # (n, 4, 4)
+        self._edges = torch.from_numpy(self.knots)
+
+    def _local(self, y: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """The interval of y (...), the place in it (..., 1), coefficients of powers (..., 4)."""
+        edges = self._edges.to(y)
+        inside = y.clamp(self.lower, self.upper)
+        k = torch.searchsorted(edges, inside.detach().contiguous(), right=True) - 1
+        k = k.clamp(0, len(edges) - 2)
+        return k, (inside - edges[k])[..., None], self._coefficients.to(y)[k].unbind(-1)
+
+    def combine(self, coefficients, y):
+        k, s, (a, b, c, e) = self._local(y)
+        index = (k[..., None] + torch.arange(4, device=y.device)).flatten(1)
+        chosen = coefficients.gather(1, index).view(*y.shape, 4)
+        return (chosen * (((a * s + b) * s + c) * s + e)).sum(-1)
+
+    def __call__(self, y, order=0):
+        k, s, (a, b, c, e) = self._local(y)
+        if order == 0:
+            values = ((a * s + b) * s + c) * s + e
+        elif order == 1:
+            values = (3 * a * s + 2 * b) * s + c
+        else:
+            values = 6 * a * s + 2 * b
+        if order:
+            values = values.masked_fill(self._outside(y), 0.0)
+        out = y.new_zeros(*y.shape, self.size)
+        index = k[..., None] + torch.arange(4, device=y.device)
+        return out.scatter(-1, index, values)
+
+
+class Polynomials(Basis):
+    """Legendre polynomials P_0, ..., P_{K-1} of the coordinate, scaled to [-1, 1].
+
+    Parameters
+    ----------
+    lower, upper : float
+        What is scaled to [-1, 1].
+    size : int
+        K.
+    saturation : float or None
+        Where given, of tanh(saturation (y - middle) / half-width) in the place of the coordinate
+        itself: the functions are then nearly constant towards both ends.
+    """
+
+    def __init__(self, lower: float, upper: float, size: int, saturation: float | None = None):
+        self.lower, self.upper, self.size, self.saturation = lower, upper, size, saturation
+
+    def __call__(self, y, order=0):
+        half = (self.upper - self.lower) / 2
+        u = (y.clamp(self.lower, self.upper) - (self.lower + self.upper) / 2) / half
+        slope, bend = 1 / half, 0.0
+        if self.saturation is not None:
+            u = torch.tanh(self.saturation * u)
+            slope = self.saturation / half * (1 - u * u)
+            bend = -2 * self.saturation / half * u * slope
+        values = [torch.ones_like(u), u]
+        slopes = [torch.zeros_like(u), torch.ones_like(u)]
+        bends = [torch.zeros_like(u), torch.zeros_like(u)]
+        for k in range(1, self.size - 1):
+            values.append(((2 * k + 1) * u * values[k] - k * values[k - 1]) / (k + 1))
+            slopes.append(slopes[k - 1] + (2 * k + 1) * values[k])
+            bends.append(bends[k - 1] + (2 * k + 1) * slopes[k])
+        if order == 0:
+            return torch.stack(values[: self.size], -1)
+        if order == 1:
+            out = [slope * v for v in slopes[: self.size]]
+        else:
+            pairs = zip(slopes[: self.size], bends[: self.size], strict=True)
+            out = [slope * slope * b + bend * s for s, b in pairs]
+        return torch.stack(out, -1).masked_fill(self._outside(y), 0.0)
+
+
+class Cells:
+    """Composite Gauss-Legendre quadrature on [edges[0], edges[-1]], for integrals that grow.
+
+    Parameters
+    ----------
+    edges : array-like (k + 1,)
+        Ends of the cells, increasing.
+
+    Attributes
+    ----------
+    edges : Tensor (k + 1,)
+    nodes, weights : Tensor (k ORDER,)
+        ``ORDER`` nodes a cell.
+    within : Tensor (ORDER, ORDER)
+        Integral from the start of the unit cell to its nodes.
+    middle : int
+        The edge that integrals start from.
+    """
+
+    def __init__(self, edges):
+        self.edges = torch.as_tensor(np.asarray(edges, dtype=float))
+        x, w = np.polynomial.legendre.leggauss(ORDER)
+        x, w = (x + 1) / 2, w / 2
+        self.unit_nodes, self.unit_weights = torch.from_numpy(x), torch.from_numpy(w)
+        powers = np.arange(ORDER)
+        vandermonde = x[:, None] ** powers
+        integrals = x[:, None] ** (powers + 1) / (powers + 1)
+        self.within = torch.from_numpy(integrals @ np.linalg.inv(vandermonde))
+        self.widths = self.edges.diff()
+        self.nodes = (self.edges[:-1, None] + self.widths[:, None] * self.unit_nodes).flatten()
+        self.weights = (self.widths[:, None] * self.unit_weights).flatten()
+        self.middle = len(self.widths) // 2
+
+    def __len__(self):
+        return len(self.widths)
+
+    def cumulative(self, f: Tensor) -> tuple[Tensor, Tensor]:
+        """Integrals of f (P, nodes, ...) from the middle edge to every node, and to every edge."""
+        n = len(self)
+        f = f.unflatten(1, (n, ORDER))
+        widths = self.widths.to(f).view(-1, *[1] * (f.ndim - 3))
+        whole = widths * torch.tensordot(f, self.unit_weights.to(f), dims=([2], [0]))
+        edges = torch.cat([torch.zeros_like(whole[:, :1]), whole.cumsum(1)], 1)
+        edges = edges - edges[:, self.middle, None]
+        within = torch.einsum("gh,pch...->pcg...", self.within.to(f), f)
+        return (edges[:, :-1, None] + widths[:, None] * within).flatten(1, 2), edges
+
+
+def as_basis(spec) -> Basis:
+    """A basis from what stands for it in ``get_params``.
+
+    Parameters
+    ----------
+    spec : sequence
+        ("splines", knots) or ("polynomials", lower, upper, size[, saturation]).
+
+    Raises
+    ------
+    ValueError
+        Where it is neither.
+    """
+    kind, *rest = spec
+    if kind == "splines":
+        return CubicSplines(*rest)
+    if kind == "polynomials":
+        return Polynomials(*rest)
+    raise ValueError(
+        f"a basis is ('splines', knots) or ('polynomials', lower, upper, size), got {spec!r}"
+    )
+
+
+def as_cells(basis: Basis, fewest: int = 14) -> Cells:
+    """Cells on which the functions of a basis are smooth, ``fewest`` of them at least."""
+    if isinstance(basis, CubicSplines):
+        times = -(-fewest // (len(basis.knots) - 1))
+        share = np.arange(times) / times
+        starts = basis.knots[:-1, None] + np.diff(basis.knots)[:, None] * share
+        return Cells(np.append(starts.ravel(), basis.upper))
+    return Cells(np.linspace(basis.lower, basis.upper, fewest + 1))

@@ -1,0 +1,155 @@
+"""Functions and order of a :class:`ConditionalFlow`, by what is known of the problem."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
+
+from .conditional import ConditionalFlow
+
+_PLANE = 2  # coordinates of a block that products of splines are affordable for
+_INTERVALS, _PARENT_INTERVALS = 24, 16  # of the splines, own and of the coordinate before
+_OWN, _DEGREE, _SATURATION = 6, 4, 3.2  # of the polynomials
+_BUDGET = 80  # parameters of a coordinate
+
+
+def choose_conditional(
+    interacts: np.ndarray,
+    covariance: np.ndarray,
+    seen: np.ndarray,
+    box: np.ndarray,
+    capacity: int = 1,
+) -> ConditionalFlow:
+    """Conditional densities that suit a potential.
+
+    Coordinates that have nothing to do with each other, directly or through others, are
+    independent at all times and get separate blocks. Blocks of one or two coordinates get cubic
+    splines and all their products; larger ones polynomials of a coordinate's neighbours in the
+    graph of V, fewer of their neighbours, and products of two of them, times a few saturating
+    functions of the coordinate itself.
+
+    Parameters
+    ----------
+    interacts : ndarray (d, d) of bool
+        See :class:`skfokker.structure.Structure`.
+    covariance : ndarray (d, d)
+        Of the start.
+    seen : ndarray (k, n, d)
+        Particles of the equation at k times.
+    box : ndarray (2, d)
+        Bounds within which the law stays.
+    capacity : int
+        Multiplies the number of functions.
+    """
+    d = len(interacts)
+    scale = np.sqrt(np.diag(covariance))
+    linked = np.abs(covariance) > 1e-9 * np.outer(scale, scale)
+    near = (interacts | linked) & ~np.eye(d, dtype=bool)
+    number, label = connected_components(csr_matrix(near), directed=False)
+    order, own, features, groups = [], [None] * d, [None] * d, [None] * d
+    for block in range(number):
+        members = np.flatnonzero(label == block)
+        order += [
+            int(members[k])
+            for k in _block_order(near[np.ix_(members, members)], seen[:, :, members])
+        ]
+    position = {coordinate: i for i, coordinate in enumerate(order)}
+    sizes = np.bincount(label)
+    for i, coordinate in enumerate(order):
+        lower, upper = (float(b) for b in box[:, coordinate])
+        if sizes[label[coordinate]] <= _PLANE:
+            points = seen[:, :, coordinate].ravel()
+            own[i] = ("splines", spline_knots(points, lower, upper, _INTERVALS * capacity))
+            few = spline_knots(points, lower, upper, _PARENT_INTERVALS * capacity)
+            features[i] = ("splines", few)
+            groups[i] = [_everything(features, order, near, i)]
+        else:
+            own[i] = ("polynomials", lower, upper, _OWN, _SATURATION)
+            points = seen[:, :, coordinate]
+            middle, half = (points.max() + points.min()) / 2, (points.max() - points.min()) / 2
+            degree = _DEGREE + capacity - 1
+            features[i] = ("polynomials", float(middle - half), float(middle + half), degree + 1)
+            groups[i] = _neighbours(near, order, position, i, degree, _BUDGET * capacity)
+    return ConditionalFlow(own, features, groups, order, capacity)
+
+
+def _everything(features, order, near, i):
+    """All products of the functions of the coordinate before it in the block, if there is one."""
+    parents = [j for j in range(i) if near[order[i], order[j]]]
+    functions = [list(range(len(features[j][1]) + 2)) for j in parents]
+    return (tuple(parents), functions, 10**6)
+
+
+def _neighbours(near, order, position, i, degree, budget):
+    """Groups of products for coordinate i, the most important first, up to a budget."""
+    coordinate = order[i]
+    first = [position[j] for j in np.flatnonzero(near[coordinate]) if position[j] < i]
+    second = set()
+    for j in np.flatnonzero(near[coordinate]):
+        second |= {position[k] for k in np.flatnonzero(near[j]) if position[k] < i}
+    second = sorted(second - set(first) - {i}, reverse=True)
+    first = sorted(first, reverse=True)
+    wanted = [((), [], _OWN)]
+    wanted += [((j,), [[1, 2]], _OWN) for j in first]
+    wanted += [((j,), [list(range(3, degree + 1))], 0) for j in first]
+    wanted += [((j,), [[1, 2]], 2) for j in second]
+    pairs = [*combinations(first, 2), *((j, k) for j in first for k in second)]
+    wanted += [(tuple(sorted(pair)), [[1, 2], [1, 2]], 2) for pair in pairs]
+    chosen, total = [], 0
+    for parents, functions, n_own in wanted:
+        size = int(np.prod([len(f) for f in functions])) * (1 + n_own)
+        if chosen and total + size > budget:
+            continue
+        chosen.append((parents, functions, n_own))
+        total += size
+    return chosen
+
+
+def _block_order(near: np.ndarray, seen: np.ndarray) -> list[int]:
+    """The order in which each coordinate is best predicted by those before it.
+
+    Candidates are the order given, that of least bandwidth, and both backwards; the measure is the
+    variance that quadratic polynomials of the neighbours before leave, for the particles at the end.
+    """
+    d = len(near)
+    if d == 1:
+        return [0]
+    narrow = [int(k) for k in reverse_cuthill_mckee(csr_matrix(near), symmetric_mode=True)]
+    given = list(range(d))
+    candidates = [given, given[::-1], narrow, narrow[::-1]]
+    x = seen[-1]
+    x = (x - x.mean(0)) / x.std(0)
+
+    def unexplained(order):
+        total = 0.0
+        for i in range(1, d):
+            before = [j for j in order[:i] if near[order[i], j]][-8:]
+            if before:
+                z = x[:, before]
+                design = np.column_stack([np.ones(len(z)), z, z * z])
+                rest = x[:, order[i]] - design @ np.linalg.lstsq(design, x[:, order[i]])[0]
+                total += np.log(max(float(rest.var()), 1e-12))
+        return total
+
+    values = [unexplained(order) for order in candidates]
+    best = min(values)
+    # the first one that is as good as any
+    return next(o for o, v in zip(candidates, values, strict=True) if v <= best + 1e-3 * d)
+
+
+def spline_knots(points: np.ndarray, lower: float, upper: float, n: int) -> list[float]:
+    """n + 1 knots on [lower, upper], closer where ``points`` (k,) lie, up to four times.
+
+    Their density is that of the points to the power 1 / 3, no less than a quarter of its maximum.
+    """
+    count, edges = np.histogram(points, bins=60, range=(lower, upper))
+    kernel = np.exp(-0.5 * (np.arange(-6, 7) / 2) ** 2)
+    density = np.convolve(count.astype(float), kernel / kernel.sum(), mode="same") ** (1 / 3)
+    density = np.maximum(density, density.max() / 4)
+    mass = np.concatenate([[0.0], np.cumsum(density)])
+    knots = np.interp(np.linspace(0, mass[-1], n + 1), mass, edges)
+    knots[[0, -1]] = lower, upper
+    return [float(k) for k in knots]

@@ -1,0 +1,406 @@
+r"""F theta' = b for conditional densities: the paper's metric with the scores as duals.
+
+With the scores phi_k = d log rho_theta / d theta_k as the span of the dual potential (and the
+driving potential U = V + beta log rho, g = grad U), b(theta)^T A^-1 b(theta) of the paper is
+
+    G = F K^-1 F ,   F = E[phi phi^T] ,   K = E[grad phi grad phi^T] ,   grad H = F u ,   b = -K u ,
+
+so that (27) reads F theta' = b, b_k = -E[grad phi_k . g]. E[phi_i | y_<i] = 0 makes F block
+diagonal over the coordinates: a fit in d dimensions is d small systems.
+
+The coordinates fall into blocks that have nothing to do with each other. On blocks of one or two
+coordinates the expectations are a quadrature, without any sampling error, at points that never
+move: V is asked once. On larger ones they are means over Sobol points pushed through the map.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..divergence import colour, divergence, steps
+from ..equation import FokkerPlanck
+from ..flows.conditional import ConditionalFlow
+from ..parallel import ALONE, Reduction
+from ..potentials import PotentialError
+from .points import sobol_normal
+
+
+class Diverged(ArithmeticError):
+    """A trial step came to parameters at which nothing is finite."""
+
+
+@dataclass
+class BlockState:
+    """The systems F theta' = b of a block's coordinates at one theta.
+
+    Attributes
+    ----------
+    force : list of Tensor (m_i,)
+        b, one a coordinate.
+    metric : list of Tensor (m_i, m_i)
+        F.
+    stiffness : list of Tensor (m_i, m_i)
+        beta K, with which a step is implicit; empty where it was not asked for.
+    driving : float
+        E|g|^2 over the block's coordinates.
+    free_energy : float
+        E[V + beta log rho], V up to a constant.
+    potential_scores : list of Tensor (m_i,)
+        E[phi U], the gradient of H.
+    noise : float
+        Expected square, in the metric, of the sampling error of theta'.
+    rate : list of Tensor (m_i,) or None
+        theta', where it is not F^-1 b of this state.
+    imbalance : float
+        E eps^2, eps = phi . theta' - rho^-1 L* rho, where that was computed.
+    """
+
+    force: list[Tensor]
+    metric: list[Tensor]
+    stiffness: list[Tensor] = field(default_factory=list)
+    driving: float = 0.0
+    free_energy: float = 0.0
+    potential_scores: list[Tensor] = field(default_factory=list)
+    noise: float = 0.0
+    rate: list[Tensor] | None = None
+    imbalance: float = math.nan
+
+
+def kron_sum(left: Tensor, right: Tensor, inner: Tensor) -> Tensor:
+    """sum_p left_pa right_pa' inner_pbb' as a matrix over pairs (a, b), (a', b')."""
+    p, a, b = len(left), left.shape[1], inner.shape[1]
+    outer = (left[:, :, None] * right[:, None, :]).reshape(p, -1)
+    total = (outer.T @ inner.reshape(p, -1)).view(a, a, b, b)
+    return total.permute(0, 2, 1, 3).reshape(a * b, a * b)
+
+
+class QuadratureBlock:
+    """One or two coordinates, their expectations by Gauss-Legendre quadrature on fixed nodes.
+
+    Parameters
+    ----------
+    flow : ConditionalFlow
+    indices : sequence of int
+        The coordinates, in the order of the flow.
+    equation : FokkerPlanck
+    centre : Tensor (d,)
+        Where the coordinates of the other blocks are held while V is asked.
+    """
+
+    exact = True
+    largest = 2
+
+    def __init__(self, flow: ConditionalFlow, indices, equation: FokkerPlanck, centre: Tensor):
+        self.flow, self.indices, self.equation = flow, list(indices), equation
+        self.factors = [flow.factors[i] for i in self.indices]
+        d = len(centre)
+        axes = [factor.cells.nodes.to(centre) for factor in self.factors]
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+        self.shape = grid.shape[:-1]
+        order = flow._order(d)
+        self.columns = [order[i] for i in self.indices]
+        points = centre.repeat(grid[..., 0].numel(), 1)
+        points[:, self.columns] = grid.flatten(0, -2)
+        self._ask(points)
+        self.products = []
+        for k, factor in enumerate(self.factors):
+            prefix = grid.new_zeros(math.prod(self.shape[:k]), factor.index)
+            for j in range(k):
+                index = [slice(None)] * k + [0] * (len(self.shape) - k) + [j]
+                prefix[:, self.indices[j]] = grid[tuple(index)].flatten()
+            self.products.append(factor.products(prefix))
+        self.derivatives = [
+            {j: products.derivative(j) for j in factor.parents}
+            for products, factor in zip(self.products, self.factors, strict=True)
+        ]
+        self.weights = [factor.cells.weights.to(centre) for factor in self.factors]
+
+    def _ask(self, points: Tensor) -> None:
+        """V and its gradient at the nodes; where they are not finite there may be no mass."""
+        value, gradient = self.equation.potential.unchecked(points)
+        finite = torch.isfinite(value) & torch.isfinite(gradient).all(1)
+        self.lost = (~finite).view(self.shape)
+        self.example = points[~finite][:1]
+        gradient = torch.where(finite[:, None], gradient, 0.0)
+        self.value = torch.where(finite, value, value[finite].max()).view(self.shape)
+        self.gradient = [gradient[:, c].view(self.shape) for c in self.columns]
+
+    def renew(self, generator: torch.Generator) -> None:
+        """Nothing to draw."""
+
+    def points(self, thetas: list[Tensor]):
+        """For every factor its values at the nodes, and the joint weights (N_1, ..., N_b)."""
+        states, weights = [], None
+        for factor, theta, products, w in zip(
+            self.factors, thetas, self.products, self.weights, strict=True
+        ):
+            at = factor.local(theta, products).at_nodes()
+            mass = at.log_density.exp() * w
+            weights = mass if weights is None else weights.reshape(-1, 1) * mass
+            states.append(at)
+        weights = weights.view(self.shape)
+        if self.lost.any() and float(weights[self.lost].sum()) > 1e-9:
+            self.equation.potential.value_and_grad(self.example)  # which says where and when
+            raise PotentialError("the potential is not finite where the solution has mass")
+        return states, weights
+
+    def scores(self, states) -> list[Tensor]:
+        """grad log rho, one array (N_1, ..., N_b) a coordinate."""
+        out = [torch.zeros(self.shape, dtype=self.value.dtype) for _ in states]
+        out = [o.to(self.value) for o in out]
+        for k, (at, derivatives) in enumerate(zip(states, self.derivatives, strict=True)):
+            wide = (*self.shape[: k + 1], *[1] * (len(self.shape) - k - 1))
+            out[k] = out[k] + at.score.reshape(wide)
+            for j, table in derivatives.items():
+                change = table @ at.local.table
+                by = torch.matmul(at.phi, change[:, :, None])[..., 0]
+                position = self.indices.index(j)
+                out[position] = out[position] + by.reshape(wide)
+        return out
+
+    def log_density(self, states) -> Tensor:
+        """log rho (N_1, ..., N_b)."""
+        total = 0.0
+        for k, at in enumerate(states):
+            wide = (*self.shape[: k + 1], *[1] * (len(self.shape) - k - 1))
+            total = total + at.log_density.reshape(wide)
+        return total
+
+    def state(self, thetas: list[Tensor], full: bool = True) -> BlockState:
+        """The systems at these parameters, one vector a coordinate."""
+        beta = self.equation.beta
+        states, weights = self.points(thetas)
+        missing = abs(float(weights.sum()) - 1)
+        if not missing < 0.2:
+            raise Diverged
+        driving = [v + beta * s for v, s in zip(self.gradient, self.scores(states), strict=True)]
+        energy = self.value + beta * self.log_density(states)
+        out = BlockState([], [])
+        out.driving = float(sum((weights * g.square()).sum() for g in driving))
+        out.free_energy = float((weights * energy).sum())
+        for k, (at, products, derivatives) in enumerate(
+            zip(states, self.products, self.derivatives, strict=True)
+        ):
+            later = tuple(range(k + 1, len(self.shape)))
+
+            def given(values, later=later, like=at.latent):
+                weighted = weights * values
+                return (weighted.sum(later) if later else weighted).reshape(like.shape)
+
+            factor, a = at.local.factor, products.values
+            w = given(torch.ones_like(weights))
+            own = given(driving[k])
+            phi, phi_own = at.phi, at.phi_own
+            wide = w[:, :, None]
+            gram = (wide * phi).mT @ phi
+            pull = (own[:, None] @ phi_own)[:, 0]
+            right = torch.zeros_like(at.local.table)
+            moves = []
+            for j, table in derivatives.items():
+                psi, _ = at.phi_moved(table @ at.local.table)
+                force = given(driving[self.indices.index(j)])
+                pull = pull + (force[:, None] @ psi)[:, 0]
+                right = right + table.T @ (force[:, None] @ phi)[:, 0]
+                moves.append((table, psi))
+            out.force.append(-factor.pick(a.T @ pull + right))
+            out.metric.append(self._pick(factor, kron_sum(a, a, gram)))
+            potential = given(energy)
+            out.potential_scores.append(factor.pick(a.T @ (potential[:, None] @ phi)[:, 0]))
+            if not full:
+                continue
+            inner = (wide * phi_own).mT @ phi_own
+            for _, psi in moves:
+                inner = inner + (wide * psi).mT @ psi
+            stiff = kron_sum(a, a, inner)
+            for table, psi in moves:
+                mixed = kron_sum(table, a, (wide * phi).mT @ psi)
+                stiff = stiff + kron_sum(table, table, gram) + mixed + mixed.T
+            out.stiffness.append(beta * self._pick(factor, stiff))
+        return out
+
+    @staticmethod
+    def _pick(factor, matrix: Tensor) -> Tensor:
+        if factor.full:
+            return matrix
+        active = factor.active.to(matrix.device)
+        return matrix[active][:, active]
+
+
+class SampledBlock:
+    """Any number of coordinates, their expectations over Sobol points pushed through the map.
+
+    Parameters
+    ----------
+    flow, indices, equation, centre
+        As for :class:`QuadratureBlock`.
+    n : int
+        Number of points.
+    processes : Reduction
+        Among which the points are shared.
+    """
+
+    exact = False
+    coarser = 4  # of so many points one is enough for the stiffness and for the noise
+
+    def __init__(
+        self,
+        flow: ConditionalFlow,
+        indices,
+        equation: FokkerPlanck,
+        centre: Tensor,
+        n: int,
+        damping: float,
+        interacts,
+        processes: Reduction = ALONE,
+    ):
+        self.flow, self.indices, self.equation = flow, list(indices), equation
+        self.factors = [flow.factors[i] for i in self.indices]
+        self.centre, self.n, self.processes = centre, n, processes
+        order = flow._order(len(centre))
+        self.columns = [order[i] for i in self.indices]
+        self.damping = damping
+        self.colours = None
+        self.pointwise = interacts is not None
+        if self.pointwise:
+            inner = interacts[np.ix_(self.columns, self.columns)]
+            self.colours = [torch.tensor(self.columns)[group] for group in colour(inner)]
+
+    def renew(self, generator: torch.Generator) -> None:
+        """Draw new points."""
+        seed = int(torch.randint(2**31 - 1, (), generator=generator))
+        x = sobol_normal(self.n, len(self.indices), seed).to(self.centre)
+        self.x = self.processes.share(x)
+
+    def push(self, thetas: list[Tensor]):
+        """Points in the order of the flow (n, d), with the factors there; their latents differ
+        from the Sobol points by the error of an interpolation, which is of no consequence."""
+        d = len(self.centre)
+        order = self.flow._order(d)
+        z = self.centre[order].repeat(len(self.x), 1)
+        states = []
+        for k, (factor, theta) in enumerate(zip(self.factors, thetas, strict=True)):
+            local = factor.local(theta, factor.products(z))
+            z[:, factor.index] = local.quantile(self.x[:, k], exact=False)
+            states.append(local.at_samples(z[:, factor.index]))
+        return z, states
+
+    def scores(self, states, like: Tensor) -> Tensor:
+        """grad log rho (n, d), in the order of the flow."""
+        out = torch.zeros_like(like)
+        for at in states:
+            factor = at.local.factor
+            out[:, factor.index] += at.score[:, 0]
+            weights = at.phi[:, 0] @ at.local.table.T
+            for j, value in at.local.products.pull(weights):
+                out[:, j] += value
+        return out
+
+    def state(self, thetas: list[Tensor], full: bool = True) -> BlockState:
+        """The systems at these parameters, one vector a coordinate."""
+        beta, n = self.equation.beta, self.n
+        z, states = self.push(thetas)
+        if not torch.isfinite(z).all():
+            raise Diverged
+        order = self.flow._order(len(self.centre))
+        y = torch.empty_like(z)
+        y[:, order] = z
+        with self.processes.together():
+            value, gradient = self.equation.potential.value_and_grad(y)
+        driving = gradient[:, order] + beta * self.scores(states, z)
+        energy = value + beta * sum(at.log_density[:, 0] for at in states)
+        here = driving[:, self.indices]
+        sums = [here.square().sum()[None], energy.sum()[None]]
+        scores = [at.local.factor.expand(at.local.products.values, at.phi[:, 0]) for at in states]
+        for at, phi in zip(states, scores, strict=True):
+            sums += [phi.T @ phi, energy @ phi]
+            if not self.pointwise:
+                sums.append(-self._pull(at, driving)[1])
+            if full:
+                sums.append(self._stiffness(at))
+        total = iter(t / n for t in self.processes.sum(*sums))
+        out = BlockState([], [], driving=float(next(total)), free_energy=float(next(total)))
+        for _ in states:
+            out.metric.append(next(total))
+            out.potential_scores.append(next(total))
+            if not self.pointwise:
+                out.force.append(next(total))
+            if full:
+                out.stiffness.append(beta * next(total))
+        if self.pointwise:
+            self._regress(out, scores, self._right(z, states, gradient[:, order], y))
+        return out
+
+    def _pull(self, at, driving: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """grad phi . g in its parts, and its sum over points (m_i,)."""
+        factor, products = at.local.factor, at.local.products
+        along = products.along(driving)
+        psi, _ = at.phi_moved(along @ at.local.table)
+        own = driving[:, factor.index, None] * at.phi_own[:, 0] + psi[:, 0]
+        return (along, own), factor.pick(products.values.T @ own + along.T @ at.phi[:, 0])
+
+    def _stiffness(self, at) -> Tensor:
+        """Sum over points of grad phi grad phi^T (m_i, m_i)."""
+        few = slice(None, None, self.coarser)
+        factor, products = at.local.factor, at.local.products
+        a, phi = products.values[few], at.phi[few, 0]
+        slopes = factor.expand(a, at.phi_own[few, 0])
+        stiff, at = slopes.T @ slopes, at.rows(few)
+        for j in self._stiff_parents(factor):
+            table = products.derivative(j)[few]
+            psi, _ = at.phi_moved(table @ at.local.table)
+            by = factor.expand(a, psi[:, 0]) + factor.expand(table, phi)
+            stiff = stiff + by.T @ by
+        return stiff * self.coarser
+
+    def _right(self, z: Tensor, states, gradient: Tensor, y: Tensor) -> Tensor:
+        """rho^-1 L* rho = Laplacian V + grad V . s + beta (div s + |s|^2) at the points (n,)."""
+        score, curvature = torch.zeros_like(z), torch.zeros_like(z[:, 0])
+        for at in states:
+            curvature = curvature + at.add_curvature(score)
+        with self.processes.together():
+            laplacian = divergence(
+                lambda y: self.equation.potential.value_and_grad(y)[1],
+                y,
+                steps(y),
+                self.colours,
+            )
+        here, s = gradient[:, self.indices], score[:, self.indices]
+        return laplacian + (here * s).sum(1) + self.equation.beta * (curvature + s.square().sum(1))
+
+    def _regress(self, out: BlockState, scores: list[Tensor], right: Tensor) -> None:
+        """theta' as the regression of rho^-1 L* rho on the scores, over all coordinates at once.
+
+        F is block diagonal in expectation only; without the blocks between coordinates what the
+        others explain would be noise to each.
+        """
+        n, phi = self.n, torch.cat(scores, 1)
+        mean = self.processes.sum(right.sum()[None]) / n
+        gram, force, square = self.processes.sum(
+            phi.T @ phi, (right - mean) @ phi, (right - mean).square().sum()[None]
+        )
+        gram, force = gram / n, force / n
+        sizes = [s.shape[1] for s in scores]
+        damping = torch.cat([m.diagonal().mean().expand(len(m)) for m in out.metric])
+        damped = gram + torch.diag(self.damping * damping)
+        rate = torch.cholesky_solve(force[:, None], torch.linalg.cholesky(damped))[:, 0]
+        out.rate = list(rate.split(sizes))
+        out.force = [m @ r for m, r in zip(out.metric, out.rate, strict=True)]
+        left = float(square) / n - 2 * float(rate @ force) + float(rate @ gram @ rate)
+        out.imbalance = max(left, 0.0)
+        out.noise = out.imbalance * len(rate) / n
+
+    @staticmethod
+    def _stiff_parents(factor) -> list[int]:
+        """Coordinates in which features are fine enough to make the march stiff."""
+        rich = {
+            j
+            for parents, functions, _ in factor.groups
+            for j, chosen in zip(parents, functions, strict=True)
+            if max(chosen) > 2
+        }
+        return sorted(rich)

@@ -1,0 +1,253 @@
+"""The nested scheme with the scores as duals, marched by a linearly implicit method."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import parallel
+from ..equation import FokkerPlanck
+from ..potentials import PotentialError
+from .base import Scheme, Step
+from .errors import MarchError
+from .score_blocks import BlockState, Diverged, QuadratureBlock, SampledBlock
+
+_GAMMA = 1 - 1 / math.sqrt(2)
+
+
+class ScoreDualNested(Scheme):
+    r"""F theta' = b with F = E[phi phi^T], b = -E[grad phi . (grad V + beta grad log rho)].
+
+    The inner maximum of (45) over the span of the scores phi = d log rho / d theta (see
+    :mod:`skfokker.schemes.score_blocks`), for conditional densities
+    (:class:`~skfokker.flows.ConditionalFlow`). In time it takes steps of a W-method of order two,
+    whose stages solve (F + gamma h beta K) k = b coordinate by coordinate; the error of a step is
+    measured in the Fisher norm, whose square is twice a Kullback-Leibler divergence.
+
+    Parameters
+    ----------
+    tolerance : float, default=1e-2
+        Local error of a step, sqrt(e^T F e).
+    n_samples : int or None, default=None
+        Sobol points for blocks of more than two coordinates. None starts with 2048 and takes up to
+        16384 while the sampling error of a step is larger than a third of ``tolerance``.
+    damping : float or None, default=None
+        Added to the diagonal of F, relative to its mean. None takes 1e-5 where expectations are
+        quadratures, and 1e-3 where they are means over points.
+    first_step : float, default=1e-4
+        First step, relative to the span.
+    max_step : float or None, default=None
+        Largest step; None allows a tenth of the span.
+    max_steps : int, default=5000
+        Give up after that many steps.
+
+    Raises
+    ------
+    MarchError
+        If the step size collapses or ``max_steps`` is reached.
+
+    References
+    ----------
+    The method is ROS2 of J. G. Verwer, E. J. Spee, J. G. Blom, W. Hundsdorfer, "A second-order
+    Rosenbrock method applied to photochemical dispersion problems", SIAM J. Sci. Comput. 20 (1999),
+    of order two with any matrix in the place of the Jacobian. As a projection of the equation on a
+    family of densities: D. Brigo, B. Hanzon, F. Le Gland, "Approximate nonlinear filtering by
+    projection on exponential manifolds of densities", Bernoulli 5 (1999).
+    """
+
+    def __init__(
+        self,
+        tolerance: float = 1e-2,
+        n_samples: int | None = None,
+        damping: float | None = None,
+        first_step: float = 1e-4,
+        max_step: float | None = None,
+        max_steps: int = 5000,
+    ):
+        self.tolerance = tolerance
+        self.n_samples = n_samples
+        self.damping = damping
+        self.first_step = first_step
+        self.max_step = max_step
+        self.max_steps = max_steps
+
+    def steps(self, equation, flow, theta, t_start, t_end, generator):
+        march = _March(self, equation, flow, theta, generator)
+        span = t_end - t_start
+        largest = self.max_step or span / 10
+        t, h, rejected = t_start, min(largest, self.first_step * span), 0
+        now = march.evaluate(theta)
+        for _ in range(self.max_steps):
+            yield Step(t, now.theta, now.velocity, march.record(now, rejected))
+            if t >= t_end:
+                return
+            equation.potential.time = t
+            for attempt in range(60):
+                remaining = t_end - t
+                step = remaining if h > 0.999 * remaining else min(h, (remaining + h) / 2)
+                after, error = march.step(now, step)
+                factor = 0.2 if not math.isfinite(error) else 0.85 / math.sqrt(max(error, 1e-8))
+                h = min(largest, step * min(3.0, max(0.2, factor)))
+                if error <= 1:
+                    rejected = attempt
+                    break
+                if step < 1e-12 * span:
+                    break
+            if error > 1:
+                if march.failure is not None:
+                    raise march.failure
+                raise MarchError(
+                    f"the step size fell to {step:.1e} at t = {t:.6g}: the potential may be "
+                    "unbounded below, or the family of conditional densities too coarse for the "
+                    "law. Try flow=ConditionalFlow(capacity=2), or a larger damping or n_samples "
+                    "of the scheme."
+                )
+            t = t_end if step == remaining else t + step
+            now = after
+        raise MarchError(
+            f"max_steps={self.max_steps} steps were made and t = {t:.6g} of {t_end:.6g} reached; "
+            "try a larger max_steps or tolerance."
+        )
+
+
+class _State:
+    """theta with its systems."""
+
+    def __init__(self, theta: Tensor, blocks: list[BlockState]):
+        self.theta, self.blocks = theta, blocks
+        self.rate: list[list[Tensor]] = []
+        self.velocity: Tensor | None = None
+
+
+class _March:
+    """What a step needs: the blocks and how they stand in theta."""
+
+    def __init__(self, scheme, equation: FokkerPlanck, flow, theta: Tensor, generator):
+        self.scheme, self.flow, self.generator = scheme, flow, generator
+        self.evaluations, self.failure = 0, None
+        d = equation.d
+        centre = flow.centre(d).to(theta)
+        self.processes = parallel.reduction()
+        self.blocks = []
+        for indices in flow.blocks():
+            if len(indices) <= QuadratureBlock.largest:
+                with self.processes.together():
+                    self.blocks.append(QuadratureBlock(flow, indices, equation, centre))
+            else:
+                n = scheme.n_samples or 2048
+                damping = 1e-3 if scheme.damping is None else scheme.damping
+                block = SampledBlock(
+                    flow, indices, equation, centre, n, damping, equation.interacts, self.processes
+                )
+                block.renew(generator)
+                self.blocks.append(block)
+
+    def split(self, theta: Tensor) -> list[list[Tensor]]:
+        parts = self.flow.split(theta)
+        return [[parts[i] for i in block.indices] for block in self.blocks]
+
+    def join(self, parts: list[list[Tensor]]) -> Tensor:
+        """theta (m,) of one vector a coordinate, block by block."""
+        out = [None] * sum(len(block.indices) for block in self.blocks)
+        for block, vectors in zip(self.blocks, parts, strict=True):
+            for i, vector in zip(block.indices, vectors, strict=True):
+                out[i] = vector
+        return torch.cat(out)
+
+    def damped(self, block, metric: Tensor) -> Tensor:
+        relative = self.scheme.damping
+        if relative is None:
+            relative = 1e-5 if block.exact else 1e-3
+        out = metric.clone()
+        out.diagonal().add_(relative * metric.diagonal().mean())
+        return out
+
+    def evaluate(self, theta: Tensor, full: bool = True) -> _State:
+        self.evaluations += 1
+        if not torch.isfinite(theta).all():
+            raise Diverged
+        parts = self.split(theta)
+        state = _State(theta, [b.state(p, full) for b, p in zip(self.blocks, parts, strict=True)])
+        state.rate = self._rates(state)
+        state.velocity = self.join(state.rate)
+        return state
+
+    def _rates(self, state: _State) -> list[list[Tensor]]:
+        """theta' = F^-1 b, coordinate by coordinate."""
+        out = []
+        for block, s in zip(self.blocks, state.blocks, strict=True):
+            pairs = zip(s.metric, s.force, strict=True)
+            out.append(s.rate or [torch.linalg.solve(self.damped(block, f), b) for f, b in pairs])
+        return out
+
+    def renew(self, now: _State, h: float) -> None:
+        """New points, as many as the sampling error of a step asks for."""
+        for block, state in zip(self.blocks, now.blocks, strict=True):
+            if not block.exact and self.scheme.n_samples is None:
+                error = h * math.sqrt(max(state.noise, 0.0)) / self.scheme.tolerance
+                if error > 1 / 3 and block.n < 16384:
+                    block.n *= 2
+                elif error < 1 / 12 and block.n > 2048:
+                    block.n //= 2
+            block.renew(self.generator)
+
+    def step(self, now: _State, h: float) -> tuple[_State, float]:
+        """The state at t + h, and its error relative to the one allowed."""
+        self.failure = None
+        try:
+            return self._step(now, h)
+        except PotentialError as failure:
+            self.failure = failure
+        except (Diverged, torch.linalg.LinAlgError):
+            pass
+        return now, math.inf
+
+    def _step(self, now: _State, h: float) -> tuple[_State, float]:
+        first, factors = [], []
+        for block, state in zip(self.blocks, now.blocks, strict=True):
+            ks, lus = [], []
+            rates = now.rate[len(first)]
+            for f, k, rate in zip(state.metric, state.stiffness, rates, strict=True):
+                metric = self.damped(block, f)
+                root, info = torch.linalg.cholesky_ex(metric + _GAMMA * h * k)
+                if int(info):
+                    raise Diverged
+                ks.append(torch.cholesky_solve((metric @ rate)[:, None], root)[:, 0])
+                lus.append((metric, root))
+            first.append(ks)
+            factors.append(lus)
+        middle = self.evaluate(now.theta + h * self.join(first), full=False)
+        second, square = [], 0.0
+        for k1, rate, lus, state in zip(first, middle.rate, factors, now.blocks, strict=True):
+            ks = []
+            for a, f, (metric, root), fisher in zip(k1, rate, lus, state.metric, strict=True):
+                b = torch.cholesky_solve((metric @ (f - 2 * a))[:, None], root)[:, 0]
+                e = 0.5 * h * (a + b)
+                square += float(e @ fisher @ e)
+                ks.append(b)
+            second.append(ks)
+        error = math.sqrt(max(square, 0.0)) / self.scheme.tolerance
+        if not math.isfinite(error) or error > 1:
+            return now, error if math.isfinite(error) else math.inf
+        theta = now.theta + h * (1.5 * self.join(first) + 0.5 * self.join(second))
+        self.renew(now, h)
+        return self.evaluate(theta), error
+
+    def record(self, now: _State, rejected: int) -> dict:
+        dissipation = -sum(
+            float(u @ rate)
+            for state, rates in zip(now.blocks, now.rate, strict=True)
+            for u, rate in zip(state.potential_scores, rates, strict=True)
+        )
+        evaluations, self.evaluations = self.evaluations, 0
+        return {
+            "free_energy": sum(state.free_energy for state in now.blocks),
+            "force": sum(state.driving for state in now.blocks),
+            "dissipation": dissipation,
+            "evaluations": evaluations,
+            "rejected": rejected,
+            "tolerance": self.scheme.tolerance,
+            "n_samples": max((b.n for b in self.blocks if not b.exact), default=0),
+        }
