@@ -205,4 +205,4 @@ def mean_residual(
     x, weights = x.to(theta), weights.to(theta)
     equation.potential.time = t
     problem = InnerProblem(equation, trajectory.flow, theta, x, weights, reduction())
-    return problem.mean_square(problem.linearization.jvp(dtheta) + problem.g)
+    return problem.mean_square(problem.linearization.law_velocity(dtheta) + problem.g)

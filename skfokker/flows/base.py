@@ -25,10 +25,14 @@ class Flow(BaseEstimator):
         parameters of its own. The normal equations then split into d small ones.
     reserve : bool
         True if a march may leave the map asleep, at the identity, until it needs it.
+    moves_otherwise : bool
+        True if the velocity that the family gives for its law is not the tangent
+        (dT/dtheta) dtheta of its map; see :meth:`law_velocity`.
     """
 
     separable: bool = False
     reserve: bool = False
+    moves_otherwise: bool = False
 
     def n_parameters(self, d: int) -> int:
         """Length m of ``theta`` in dimension d."""
@@ -53,6 +57,18 @@ class Flow(BaseEstimator):
     def linearize(self, theta: Tensor, x: Tensor) -> Linearization:
         """T and its derivatives in theta and x at the points x (n, d)."""
         return AutogradLinearization(self, theta, x)
+
+    def law_velocity(self, theta: Tensor, dtheta: Tensor, y: Tensor) -> Tensor:
+        """A velocity v (n, d) at points y (n, d) that moves the law as dtheta does.
+
+        With rho_theta the law of T_theta # N(0, I) and rho' its derivative along dtheta, v
+        satisfies rho' = -div(rho v). The tangent (dT/dtheta) dtheta does, and is what is given
+        here; a family that knows a field closer to a gradient says so by ``moves_otherwise``,
+        and overrides this method and :class:`Linearization`'s methods ``law_velocity``,
+        ``law_pull_back`` and ``law_jacobian``.
+        """
+        x = self.inverse(theta, y)[0]
+        return self.linearize(theta, x).law_velocity(dtheta)
 
     def is_dormant(self, theta: Tensor, d: int) -> bool:
         """True if the map is the identity and its hidden units are free to be chosen."""
@@ -86,11 +102,14 @@ class Linearization:
 
     def solve(self, v: Tensor) -> Tensor:
         """(dT/dx)^{-1} v for v (n, d)."""
-        raise NotImplementedError
+        return torch.linalg.solve(self.by_points(), v)
 
     def solve_transposed(self, v: Tensor) -> Tensor:
         """(dT/dx)^{-T} v for v (n, d), or for every row of v (n, r, d)."""
-        raise NotImplementedError
+        by_x = self.by_points()
+        if v.ndim == 3:
+            return torch.linalg.solve(by_x, v, left=False)
+        return torch.linalg.solve(by_x.mT, v)
 
     def push_score(self, score: Tensor) -> Tensor:
         """Carry a score (n, d) forward: s_y = (dT/dx)^{-T} (s_x - grad log \\|det dT/dx\\|)."""
@@ -110,6 +129,28 @@ class Linearization:
         ``left`` is (n, r, d); None stands for the identity (r = d).
         """
         raise NotImplementedError
+
+    def by_points(self) -> Tensor:
+        """Explicit dT/dx (n, d, d)."""
+        axes = torch.eye(self.y.shape[1]).to(self.y)
+        return torch.stack([self.vjp(axis.expand_as(self.y))[1] for axis in axes], 1)
+
+    # the velocity of the law, which may be another field than the tangent of the map
+
+    def law_velocity(self, dtheta: Tensor) -> Tensor:
+        """:meth:`Flow.law_velocity` at T(x), (n, d), for x distributed as N(0, I)."""
+        return self.jvp(dtheta)
+
+    def law_pull_back(self, v: Tensor) -> Tensor:
+        """The adjoint of :meth:`law_velocity` on v (n, d), summed over points: (m,)."""
+        return self.vjp(v)[0]
+
+    def law_jacobian(self, left: Tensor | None = None) -> Tensor:
+        """Explicit ``left`` @ law velocities (n, r, m) of the unit changes of theta.
+
+        ``left`` as for :meth:`jacobian`.
+        """
+        return self.jacobian(left)[0]
 
     def coordinate_jacobian(self) -> Tensor:
         """dT_i/dtheta for the parameters of coordinate i alone, (n, d, p); separable maps only.

@@ -115,7 +115,7 @@ def gradient_part(fit, n_times: int = 40, n_samples: int = 2048) -> float:
         theta, dtheta = (torch.as_tensor(a) for a in trajectory.at((start + end) / 2))
         x = sobol_normal(n_samples, d, k)
         at = trajectory.flow.linearize(theta, x)
-        residual = at.jvp(dtheta) + equation.driving_force(at.y, at.push_score(-x))
+        residual = at.law_velocity(dtheta) + equation.driving_force(at.y, at.push_score(-x))
         nothing = torch.zeros_like(residual)
         span = Projection(_JUDGES.gradients(at.y, weights), nothing, weights, blend=0.0)
         total += (end - start) * float(span.project(residual).square().sum(1) @ weights)
