@@ -22,7 +22,13 @@ from .fit import Fit
 from .flows.base import Flow
 from .flows.choice import choose_flow
 from .flows.mixture import MixtureFlow
-from .initial import initial_draws, initial_error, initial_parameters, initial_shape
+from .initial import (
+    initial_draws,
+    initial_error,
+    initial_parameters,
+    initial_shape,
+    log_sobolev_constant,
+)
 from .march import march, plain
 from .parallel import reduction
 from .potentials import PotentialError
@@ -287,6 +293,10 @@ class Solver:
                 torch_generator(self.random_state, _CERTIFY),
                 initial_error=fit.initial_error,
                 convexity=self.convexity,
+                log_sobolev=None
+                if self.continued is not None
+                else log_sobolev_constant(self.initial, self.equation.d),
+                interacts=self.structure.interacts,
             )
         except (Exception, KeyboardInterrupt) as stop:
             # the march is what took the time: nothing that happens here may lose it

@@ -203,6 +203,25 @@ def test_law_velocities_agree(flow, d):
         torch.testing.assert_close(here.jvp(dtheta), v)
 
 
+def test_score_and_divergence(flow, d):
+    theta, _, y = numbers(flow, d)
+    score, divergence = flow.score_and_divergence(theta, y)
+    law = TransportedNormal(flow, theta, d)
+    torch.testing.assert_close(score, law.score(y), rtol=1e-8, atol=1e-8)
+    eps = 1e-5 * torch.eye(d, dtype=torch.float64)
+    expected = sum((law.score(y + eps[i]) - law.score(y - eps[i]))[:, i] / 2e-5 for i in range(d))
+    torch.testing.assert_close(divergence, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_log_density_rate(flow, d):
+    theta, dtheta, y = numbers(flow, d)
+    rate, eps = flow.log_density_rate(theta, dtheta, y), 1e-5
+    ahead, behind = (
+        TransportedNormal(flow, theta + s * eps * dtheta, d).log_prob(y) for s in (1, -1)
+    )
+    torch.testing.assert_close(rate, (ahead - behind) / (2 * eps), rtol=1e-5, atol=1e-5)
+
+
 def test_paths_follow_the_velocity(flow):
     """d/dt paths = velocity, and each slice has the law of its time."""
     d = 2

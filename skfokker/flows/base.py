@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
+
+from ..divergence import divergence, spread_out, steps
+from ..equation import log_normal
 
 
 class Flow(BaseEstimator):
@@ -28,11 +34,16 @@ class Flow(BaseEstimator):
     moves_otherwise : bool
         True if the velocity that the family gives for its law is not the tangent
         (dT/dtheta) dtheta of its map; see :meth:`law_velocity`.
+    closed_form : bool
+        True if :meth:`score_and_divergence` and :meth:`log_density_rate` are written out. The
+        certificate then asks for them; otherwise it takes differences of the whole residual,
+        which has less to cancel.
     """
 
     separable: bool = False
     reserve: bool = False
     moves_otherwise: bool = False
+    closed_form: bool = False
 
     def n_parameters(self, d: int) -> int:
         """Length m of ``theta`` in dimension d."""
@@ -70,6 +81,47 @@ class Flow(BaseEstimator):
         x = self.inverse(theta, y)[0]
         return self.linearize(theta, x).law_velocity(dtheta)
 
+    def score_and_divergence(self, theta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """s = grad log rho_theta (n, d) and div s (n,), at points y (n, d).
+
+        div s is the Laplacian of log rho_theta. Here it comes from 2 d differences of the score, 2
+        where the map is separable; a family with closed forms overrides this and sets
+        ``closed_form``.
+        """
+        d = y.shape[1]
+
+        def score(y):
+            x = self.inverse(theta, y)[0]
+            return self.linearize(theta, x).push_score(-x)
+
+        groups = spread_out(d, 1 if self.separable else d)
+        return score(y), divergence(score, y, steps(y), groups)
+
+    def log_density_rate(self, theta: Tensor, dtheta: Tensor, y: Tensor) -> Tensor:
+        """d log rho_theta / dt (n,) at fixed points y (n, d), theta moving with dtheta (m,).
+
+        Here a central difference of log densities, so short that they change by some 1e-5.
+        """
+
+        def rate(h):
+            (ahead, later), (behind, sooner) = (
+                self.inverse(theta + s * h * dtheta, y) for s in (1, -1)
+            )
+            return (log_normal(ahead) + later - log_normal(behind) - sooner) / (2 * h)
+
+        size = float(dtheta.abs().max()) if len(dtheta) else 0.0
+        if size == 0:
+            return torch.zeros_like(y[:, 0])
+        fastest = float(rate(1e-7 / size).square().mean().sqrt())
+        return rate(1e-5 / max(fastest, size))
+
+    def main_part(self, thetas: Tensor, d: int) -> MainPart | None:
+        """A smaller family whose law is that of this one but for next to no mass.
+
+        ``thetas`` (k, m) are the parameters of a march; None where nothing can be left out of it.
+        """
+        return None
+
     def is_dormant(self, theta: Tensor, d: int) -> bool:
         """True if the map is the identity and its hidden units are free to be chosen."""
         return False
@@ -80,6 +132,25 @@ class Flow(BaseEstimator):
         ``mean`` is (d,), ``scale`` (d, d) lower triangular with a positive diagonal.
         """
         return None
+
+
+@dataclass(frozen=True)
+class MainPart:
+    """Most of a family of laws: rho_theta = (1 - p) rho_main + p (the rest), p small.
+
+    Attributes
+    ----------
+    flow : Flow
+        The family of rho_main.
+    columns : Tensor (m',)
+        Which entries of theta are its parameters.
+    left_out : callable
+        From parameters (k, m) of the whole to p (k,).
+    """
+
+    flow: Flow
+    columns: Tensor
+    left_out: Callable[[Tensor], Tensor]
 
 
 class Linearization:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..equation import log_normal
-from .base import Flow, Linearization
+from .base import Flow, Linearization, MainPart
 from .inverse import _Solve
 from .mixture_fields import Exchange, Network, symmetric_generator
 
 _LOG_2PI = math.log(2 * math.pi)
+_NEGLIGIBLE = 1e-3  # weight of a component that the rest may be certified without
 
 
 class MixtureFlow(Flow):
@@ -46,7 +47,7 @@ class MixtureFlow(Flow):
     components (:func:`skfokker.scout.split_by_destination`).
     """
 
-    moves_otherwise = True
+    moves_otherwise = closed_form = True
 
     def __init__(self, n_components: int = 8):
         self.n_components = n_components
@@ -112,6 +113,28 @@ class MixtureFlow(Flow):
 
     def law_velocity(self, theta, dtheta, y):
         return _MixtureMotion(self, theta, y).law_velocity(dtheta)
+
+    def score_and_divergence(self, theta, y):
+        here = _MixtureMotion(self, theta, y)
+        return here.score, here.divergence_of_score
+
+    def log_density_rate(self, theta, dtheta, y):
+        return _MixtureMotion(self, theta, y).rate(dtheta)
+
+    def main_part(self, thetas, d):
+        """The mixture without the components that never weigh as much as 1e-3."""
+        k = self.n_components
+        kept = torch.softmax(thetas[:, :k], 1).amax(0) >= _NEGLIGIBLE
+        if kept.all():
+            return None
+        size, entries = int(kept.sum()), torch.arange(thetas.shape[1])
+        sizes = [k, k * d, k * d * (d + 1) // 2]
+        columns = [part.view(k, -1)[kept.cpu()].flatten() for part in entries.split(sizes)]
+
+        def left_out(thetas):
+            return torch.softmax(thetas[:, :k], 1)[:, ~kept].sum(1)
+
+        return MainPart(MixtureFlow(size), torch.cat(columns), left_out)
 
     def with_affine(self, theta, mean, scale):
         logits, means, triangle = self.parts(theta, len(mean))
@@ -312,6 +335,23 @@ class _MixtureMotion:
     def score(self) -> Tensor:
         """Gradient of the log density of the mixture at y (n, d)."""
         return self.mixture.score(self.whitened, self.shares)
+
+    @property
+    def divergence_of_score(self) -> Tensor:
+        """Laplacian of the log density of the mixture at y (n,)."""
+        whitener = self.mixture.whitener
+        squares = (self.whitened[:, :, None] @ whitener)[:, :, 0].square().sum(2)
+        curvature = squares - whitener.square().sum((1, 2))
+        return (self.shares * curvature).sum(1) - self.score.square().sum(1)
+
+    def rate(self, dtheta: Tensor) -> Tensor:
+        """Change of the log density of the mixture at y (n,)."""
+        dlogits, dmeans, dtriangle = self.flow.parts(dtheta, self.y.shape[1])
+        z, whitener = self.whitened, self.mixture.whitener
+        inner = whitener @ self._triangle(dtriangle)
+        dz = -(z[:, :, None] @ inner.mT)[:, :, 0] - (whitener @ dmeans[..., None])[..., 0]
+        constant = dlogits - self.weights @ dlogits - dtriangle.diagonal(dim1=1, dim2=2).sum(1)
+        return (self.shares * (constant - (z * dz).sum(2))).sum(1)
 
     @cached_property
     def centred(self) -> Tensor:
