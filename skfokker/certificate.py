@@ -48,7 +48,8 @@ from .schemes.points import draw_seed, tail_normal
 from .solenoidal import Points, Solenoidal, interacting_pairs
 from .trajectory import Trajectory
 
-_NEGLIGIBLE = 1e-4  # nats of a residual over the whole span that is left as it is
+_NEGLIGIBLE = 1e-3  # nats of a residual over the whole span that is left as it is
+_LARGE = 1e-2  # nats from which on it is looked whether little mass certifies most of them
 _FITS = 16  # such fields are fitted along a march, at most
 _LOOKS = 6  # times that each of them looks at
 _SPLITS = np.linspace(0.0, 0.95, 20)  # shares of the dissipation that forget, to choose from
@@ -323,22 +324,7 @@ def certify(
         # E eps = 0 unless V has kinks, whose part of E|eps| sits in points that no difference sees;
         # where they all bend the same way it is |E eps|
         imbalance, imbalance_variance = means[2] + np.abs(means[3]), variances[2]
-    main = left_out = None
-    apart = _main_part(trajectory, initial_error)
-    if apart is not None:
-        march, error, left_out = apart
-        main = certify(
-            march,
-            equation,
-            generator,
-            initial_error=error,
-            convexity=convexity,
-            log_sobolev=log_sobolev,
-            interacts=interacts,
-            n_samples=n_samples,
-            n_times=n_times,
-        )
-    return Certificate(
+    certificate = Certificate(
         times,
         means[0],
         variances[0],
@@ -350,9 +336,25 @@ def certify(
         imbalance=imbalance,
         imbalance_variance=imbalance_variance,
         log_sobolev=log_sobolev,
-        main=main,
-        left_out=left_out,
     )
+    apart = None
+    if certificate.kl(confidence=0.5) > _LARGE:
+        apart = _main_part(trajectory, initial_error)
+    if apart is None:
+        return certificate
+    march, error, left_out = apart
+    main = certify(
+        march,
+        equation,
+        generator,
+        initial_error=error,
+        convexity=convexity,
+        log_sobolev=log_sobolev,
+        interacts=interacts,
+        n_samples=n_samples,
+        n_times=n_times,
+    )
+    return replace(certificate, main=main, left_out=left_out)
 
 
 def _main_part(trajectory: Trajectory, initial_error: float):
@@ -384,30 +386,29 @@ class _Look:
 
     def __init__(self, trajectory, equation, generator, interacts, n_samples):
         self.trajectory, self.equation, self.generator = trajectory, equation, generator
-        self.n_samples, self.n_pointwise = n_samples, 2 * n_samples
+        self.n_samples = self.n_pointwise = n_samples
         flow, d = trajectory.flow, trajectory.d
         self.imbalance = None
         if not equation.potential.has_walls:
             self.imbalance = Imbalance(equation, flow, generator, interacts)
-        self.span = None  # separable maps have gradient fields alone
-        if d > 1 and not flow.separable:
+        self.span = None
+        # separable maps move by gradient fields alone, and laws of their own velocity nearly so
+        if d > 1 and not (flow.separable or flow.moves_otherwise):
             self.span = Solenoidal(d, None if interacts is None else interacting_pairs(interacts))
-
-    def _points(self, n: int, like):
-        x, weights = tail_normal(n, self.trajectory.d, draw_seed(self.generator))
-        return x.to(like), weights.to(like)
 
     def _residual(
         self, t: float, processes: Reduction, n: int
-    ) -> tuple[InnerProblem, Tensor, Points]:
+    ) -> tuple[InnerProblem, Tensor, Points, Tensor]:
         trajectory = self.trajectory
         theta, dtheta = (torch.as_tensor(a, device=trajectory.device) for a in trajectory.at(t))
-        x, weights = self._points(n, theta)
+        x, weights = tail_normal(n, trajectory.d, draw_seed(self.generator))
+        x, weights = x.to(theta), weights.to(theta)
         self.equation.potential.time = t
         problem = InnerProblem(self.equation, trajectory.flow, theta, x, weights, processes)
         here = problem.linearization
         residual = here.law_velocity(dtheta) + problem.g
-        return problem, dtheta, Points(theta, here, problem.x, problem.weights, residual)
+        points = Points(theta, here, problem.x, problem.weights, residual)
+        return problem, dtheta, points, weights
 
     def turning(self, start: float, end: float, length: float) -> Tensor | None:
         """Coefficients of a field to take off the residual between two times, or None.
@@ -420,23 +421,31 @@ class _Look:
         at = start + (end - start) * (np.arange(_LOOKS) + u) / _LOOKS
         with reduction().together():  # all points on every process
             looks = [self._residual(t, ALONE, self.n_samples // 2) for t in at]
-            whole = np.mean([problem.mean_square(points.residual) for problem, _, points in looks])
+            whole = np.mean(
+                [problem.mean_square(points.residual) for problem, _, points, _ in looks]
+            )
             if not whole * length / (4 * self.equation.beta) > _NEGLIGIBLE:
                 return None
-            points = [points for _, _, points in looks]
+            points = [points for _, _, points, _ in looks]
             return self.span.fit(points[::2], points[1::2])
 
     def at(self, t: float, turning: Tensor | None) -> tuple[float, float, float, float]:
         """E|r|^2, E|w|^2, E|eps| and E eps at time t."""
-        problem, dtheta, points = self._residual(t, reduction(), self.n_samples)
+        problem, dtheta, points, weights = self._residual(t, reduction(), self.n_samples)
         whole = charged = problem.mean_square(points.residual)
         if turning is not None:
             charged = problem.mean_square(points.residual - self.span.field(points, turning))
         if self.imbalance is None:
             return whole, charged, np.nan, np.nan
-        x, weights = self._points(self.imbalance.n_points(self.n_pointwise), problem.theta)
+        # the first points of a set are a smaller set
+        n = min(self.imbalance.n_points(self.n_pointwise), self.n_samples)
+        x, weights = problem.all_x[:n], weights[:n] * (self.n_samples / n)
         try:
-            eps = self.imbalance.at(problem.theta, dtheta, x)
+            if reduction().size == 1:
+                y = problem.linearization.y[:n]
+            else:  # where each process holds some of them
+                y = self.trajectory.flow.forward(problem.theta, x)[0]
+            eps = self.imbalance.at(problem.theta, dtheta, y)
         except PotentialError:  # of a neighbour out of reach
             return whole, charged, np.nan, np.nan
         return whole, charged, float(weights @ eps.abs()), float(weights @ eps)

@@ -66,16 +66,14 @@ class Imbalance:
         return 2 ** int(np.log2(max(_FEWEST, afford)))
 
     @torch.no_grad()
-    def at(self, theta: Tensor, dtheta: Tensor, x: Tensor) -> Tensor:
-        """eps (n,) at T(x) for reference points x (n, d)."""
-        rows = chunk_rows(self.flow, x.shape[1])
-        scale = steps(self.flow.forward(theta, x[:rows])[0])
+    def at(self, theta: Tensor, dtheta: Tensor, y: Tensor) -> Tensor:
+        """eps (n,) at points y (n, d), where theta (m,) moves with dtheta (m,)."""
+        scale, rows = steps(y), chunk_rows(self.flow, y.shape[1])
         work = self._closed if self.flow.closed_form else self._by_differences
-        return torch.cat([work(theta, dtheta, part, scale) for part in x.split(rows)])
+        return torch.cat([work(theta, dtheta, part, scale) for part in y.split(rows)])
 
-    def _closed(self, theta, dtheta, x, scale):
+    def _closed(self, theta, dtheta, y, scale):
         flow, beta = self.flow, self.equation.beta
-        y = flow.forward(theta, x)[0]
         score, curvature = flow.score_and_divergence(theta, y)
         gradient = self._gradient(y)
         laplacian = divergence(self._gradient, y, scale, self.groups, self.generator)
@@ -83,18 +81,17 @@ class Imbalance:
         right = right + beta * (curvature + score.square().sum(1))
         return flow.log_density_rate(theta, dtheta, y) - right
 
-    def _by_differences(self, theta, dtheta, x, scale):
-        def residual(at, x):
-            score = at.push_score(-x)
-            return at.law_velocity(dtheta) + self.equation.driving_force(at.y, score), score
-
-        def field(y):
+    def _by_differences(self, theta, dtheta, y, scale):
+        def residual(y):
             x = self.flow.inverse(theta, y)[0]
-            return residual(self.flow.linearize(theta, x), x)[0]
+            at = self.flow.linearize(theta, x)
+            score = at.push_score(-x)
+            return at.law_velocity(dtheta) + self.equation.driving_force(y, score), score
 
-        at = self.flow.linearize(theta, x)
-        r, score = residual(at, x)
-        return -divergence(field, at.y, scale, self.groups, self.generator) - (r * score).sum(1)
+        r, score = residual(y)
+        groups = self.groups
+        change = divergence(lambda y: residual(y)[0], y, scale, groups, self.generator)
+        return -change - (r * score).sum(1)
 
     def _gradient(self, y):
         return self.equation.potential.value_and_grad(y)[1]
