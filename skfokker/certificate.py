@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import integrate, optimize, stats
 from torch import Tensor
 
 from .equation import FokkerPlanck
@@ -50,8 +50,8 @@ from .trajectory import Trajectory
 
 _NEGLIGIBLE = 1e-3  # nats of a residual over the whole span that is left as it is
 _LARGE = 1e-2  # nats from which on it is looked whether little mass certifies most of them
-_FITS = 16  # such fields are fitted along a march, at most
-_LOOKS = 6  # times that each of them looks at
+_FITS = 8  # such fields are fitted along a march, at most
+_LOOKS = 4  # times that each of them looks at
 _SPLITS = np.linspace(0.0, 0.95, 20)  # shares of the dissipation that forget, to choose from
 
 
@@ -83,8 +83,9 @@ class Certificate:
     log_sobolev : float or None
         alpha(0), the constant of the exact initial law: 1 / its largest variance for a Gaussian.
     main : Certificate or None
-        Of the law without what little mass it has gone astray with, as far as there is a
-        :meth:`~skfokker.flows.Flow.main_part`: rho_theta = (1 - p) rho_main + p (the rest).
+        Of the law without little mass that certifies most of the error: rho_theta = (1 - p)
+        rho_main + p (the rest). The rest is the far tail of the reference, or what a family leaves
+        out of its :meth:`~skfokker.flows.Flow.main_part`. None where that would not help.
     left_out : ndarray (k - 1,) or None
         p, at most, on each interval.
     """
@@ -315,12 +316,13 @@ def certify(
             u = torch.rand(strata, dtype=torch.float64, generator=generator).numpy()
             at = start + (end - start) * (np.arange(strata) + u) / strata
             rows.append([look.at(t, turning) for t in at])
-    values = np.array(rows)  # (intervals, strata, 4)
+    values = np.array(rows)  # (intervals, strata, 5)
     means, variances = values.mean(1).T, values.var(1, ddof=1).T / strata
     charged = charged_variance = imbalance = imbalance_variance = None
-    if (means[0] != means[1]).any():
+    h = np.diff(times)
+    if h @ means[1] < 0.9 * (h @ means[0]):
         charged, charged_variance = means[1], variances[1]
-    if np.isfinite(means[2:]).all():
+    if np.isfinite(means[2:4]).all():
         # E eps = 0 unless V has kinks, whose part of E|eps| sits in points that no difference sees;
         # where they all bend the same way it is |E eps|
         imbalance, imbalance_variance = means[2] + np.abs(means[3]), variances[2]
@@ -337,6 +339,21 @@ def certify(
         imbalance_variance=imbalance_variance,
         log_sobolev=log_sobolev,
     )
+    if look.tail is not None:
+        error = _initial_error_of_most(initial_error, look.tail.mass)
+        most = replace(
+            certificate,
+            residual=means[4],
+            variance=variances[4],
+            initial_error=error,
+            charged=None,
+            charged_variance=None,
+            imbalance=None,
+            imbalance_variance=None,
+        )
+        if most.kl(confidence=0.5) < certificate.kl(confidence=0.5) / 2:
+            left_out = np.full(len(h), look.tail.mass)
+            return replace(certificate, main=most, left_out=left_out)
     apart = None
     if certificate.kl(confidence=0.5) > _LARGE:
         apart = _main_part(trajectory, initial_error)
@@ -358,11 +375,7 @@ def certify(
 
 
 def _main_part(trajectory: Trajectory, initial_error: float):
-    """The march of most of the mass, its initial error, and what it leaves out (k - 1,); or None.
-
-    From E[b log(rho_0 / rho_theta)] <= p log(1 / p) for 0 <= b <= 1, p = E b (Jensen),
-    KL(rho_main | rho_0) <= (KL(rho_theta | rho_0) + p log(1 / p)) / (1 - p) - log(1 - p).
-    """
+    """The march of most of the mass, its initial error and what it leaves out (k - 1,), or None."""
     part = trajectory.flow.main_part(torch.as_tensor(trajectory.thetas), trajectory.d)
     if part is None:
         return None
@@ -370,8 +383,7 @@ def _main_part(trajectory: Trajectory, initial_error: float):
     fine = np.linspace(times[:-1], times[1:], 9, axis=1).ravel()
     thetas = torch.as_tensor(np.stack([trajectory.at(t)[0] for t in fine]))
     left_out = part.left_out(thetas).view(len(times) - 1, -1).amax(1).numpy()
-    p = max(float(left_out[0]), 1e-300)
-    error = (initial_error + p * np.log(1 / p)) / (1 - p) - np.log1p(-p)
+    error = _initial_error_of_most(initial_error, float(left_out[0]))
     march = replace(
         trajectory,
         flow=part.flow,
@@ -381,16 +393,62 @@ def _main_part(trajectory: Trajectory, initial_error: float):
     return march, error, left_out
 
 
+def _initial_error_of_most(error: float, p: float) -> float:
+    """Bound on KL(rho_main | rho_0), rho_theta = (1 - p) rho_main + p (the rest).
+
+    With b the share of the rest, E[b log(rho_0 / rho_theta)] <= p log(1 / p) by Jensen, and 0 where
+    the start is exact.
+    """
+    if error > 0:
+        error += p * np.log(1 / max(p, 1e-300))
+    return error / (1 - p) - np.log1p(-p)
+
+
+class Tail:
+    """A smooth cut of the far tail: rho_main = rho_theta h(T^{-1}(y)) / (1 - p).
+
+    log h = -2 (|x| - R)^2 beyond the radius R of the reference, and 0 within. Carried along by the
+    tangent of the map, h stays the same function of x, and rho_main moves with that velocity; its
+    score has (dT/dx)^{-T} grad log h added.
+
+    Attributes
+    ----------
+    radius : float
+    mass : float
+        p = E[1 - h].
+    """
+
+    def __init__(self, d: int, mass: float = 1e-3):
+        def left_out(radius):
+            def integrand(u):
+                return -np.expm1(-2 * u**2) * stats.chi.pdf(radius + u, d)
+
+            return integrate.quad(integrand, 0, 12)[0]
+
+        start = stats.chi.ppf(1 - mass, d)
+        self.radius = optimize.brentq(lambda r: left_out(r) - mass, max(start - 3, 0.0), start)
+        self.mass = left_out(self.radius)
+
+    def at(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """h / (1 - p) (n,) and grad log h (n, d) at reference points x (n, d)."""
+        size = x.norm(dim=1)
+        beyond = (size - self.radius).clamp(min=0.0)
+        slope = -4 * (beyond / size.clamp(min=1e-300))[:, None] * x
+        return (-2 * beyond.square()).exp() / (1 - self.mass), slope
+
+
 class _Look:
     """What a march misses the equation by at one time, on fresh points."""
 
     def __init__(self, trajectory, equation, generator, interacts, n_samples):
         self.trajectory, self.equation, self.generator = trajectory, equation, generator
-        self.n_samples = self.n_pointwise = n_samples
+        self.n_samples, self.n_pointwise = n_samples, n_samples // 2
         flow, d = trajectory.flow, trajectory.d
         self.imbalance = None
         if not equation.potential.has_walls:
             self.imbalance = Imbalance(equation, flow, generator, interacts)
+        # where points keep their place in the reference
+        self.tail = None if flow.moves_otherwise else Tail(d)
         self.span = None
         # separable maps move by gradient fields alone, and laws of their own velocity nearly so
         if d > 1 and not (flow.separable or flow.moves_otherwise):
@@ -429,14 +487,19 @@ class _Look:
             points = [points for _, _, points, _ in looks]
             return self.span.fit(points[::2], points[1::2])
 
-    def at(self, t: float, turning: Tensor | None) -> tuple[float, float, float, float]:
-        """E|r|^2, E|w|^2, E|eps| and E eps at time t."""
+    def at(self, t: float, turning: Tensor | None) -> tuple[float, float, float, float, float]:
+        """E|r|^2, E|w|^2, E|eps|, E eps, and E|r|^2 of the law without its tail, at time t."""
         problem, dtheta, points, weights = self._residual(t, reduction(), self.n_samples)
         whole = charged = problem.mean_square(points.residual)
         if turning is not None:
             charged = problem.mean_square(points.residual - self.span.field(points, turning))
+        most = np.nan
+        if self.tail is not None:
+            share, slope = self.tail.at(points.x)
+            pull = self.equation.beta * points.at.solve_transposed(slope)
+            most = problem.mean((points.residual + pull).square().sum(1) * share)
         if self.imbalance is None:
-            return whole, charged, np.nan, np.nan
+            return whole, charged, np.nan, np.nan, most
         # the first points of a set are a smaller set
         n = min(self.imbalance.n_points(self.n_pointwise), self.n_samples)
         x, weights = problem.all_x[:n], weights[:n] * (self.n_samples / n)
@@ -447,8 +510,8 @@ class _Look:
                 y = self.trajectory.flow.forward(problem.theta, x)[0]
             eps = self.imbalance.at(problem.theta, dtheta, y)
         except PotentialError:  # of a neighbour out of reach
-            return whole, charged, np.nan, np.nan
-        return whole, charged, float(weights @ eps.abs()), float(weights @ eps)
+            return whole, charged, np.nan, np.nan, most
+        return whole, charged, float(weights @ eps.abs()), float(weights @ eps), most
 
 
 def mean_residual(

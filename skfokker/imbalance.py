@@ -21,7 +21,7 @@ from .equation import FokkerPlanck
 from .flows.base import Flow
 
 _MOST_GROUPS = 8  # of coordinates that differences of the residual are taken in, one by one
-_FEWEST = 64  # points at a time
+_FEWEST = 32  # points at a time
 _MOST_GRADIENTS = 2**16  # of V at a time, for its Laplacian
 
 

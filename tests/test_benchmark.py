@@ -276,6 +276,7 @@ def test_studies():
         "corrector",
         "memory",
         "scaling",
+        "certificates",
     }
     assert exponent([10, 30, 100], [1, 9, 100]) == pytest.approx(2.0, abs=0.01)
     assert exponent([1], [1]) is None
@@ -288,6 +289,12 @@ def test_studies():
     assert all(row[4].startswith("x ") and row[-1] in (PASS, FAIL, "") for row in table.rows)
     assert outer_step_seconds(problems.load("quadratic-2d-iso"), 140, 5) > 0
     assert np.isfinite([float(row[3]) for row in table.rows]).all()
+
+
+def test_study_of_certificates():
+    row = STUDIES["certificates"](StudyOptions(quick=True))[0].rows[0]
+    truth, before, _, now, distance = map(float, row[3:8])
+    assert truth <= now <= before and 0 < distance < 1
 
 
 def test_memory_of_fresh_processes():

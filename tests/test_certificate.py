@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from skfokker import ParametricFokkerPlanck, metrics, problems
-from skfokker.certificate import Certificate, certify
+from skfokker.certificate import Certificate, Tail, certify
 from skfokker.distribution import TransportedNormal
 from skfokker.divergence import colour, divergence, spread_out
 from skfokker.equation import FokkerPlanck
@@ -28,6 +28,7 @@ from skfokker.potentials import (
     Quadratic,
     Rosenbrock,
 )
+from skfokker.reference import finite_volumes
 from skfokker.schemes.least_squares import LeastSquaresNested
 from skfokker.schemes.points import sobol_normal, tail_normal
 from skfokker.solenoidal import Points, Solenoidal
@@ -344,6 +345,29 @@ def test_a_little_stray_mass_does_not_certify_much():
     assert astray.left_out.max() == pytest.approx(1e-4, rel=1e-3)
     assert "all but 0.0001 of its mass" in str(astray)
     assert good.main is None
+
+
+def test_tails_that_certify_most_are_set_apart():
+    """N(0, 1) at rest in a potential that ends in x^8: the rest of it is above its own truth."""
+    potential = CallablePotential(lambda x: (0.5 * x**2 + 1e-3 * x**8).sum(1), 1)
+    still = Trajectory(np.array([0.0, 0.1]), np.zeros((2, 2)), np.zeros((2, 2)), AffineFlow(), 1)
+    certificate = certified(still, potential)
+    assert certificate.main.kl() < 0.4 * certificate.kl()
+    assert certificate.total_variation() <= certificate.main.total_variation() + 1e-3 + 1e-12
+    assert "all but 0.001 of its mass" in str(certificate)
+    exact, tail = finite_volumes(potential, 0.1), Tail(1)
+    x = torch.linspace(-6, 6, 4001, dtype=torch.float64)[:, None]
+    share, slope = tail.at(x)
+    density = share.numpy() * stats.norm.pdf(x[:, 0])
+    step = float(x[1, 0] - x[0, 0])
+    assert np.sum(density) * step == pytest.approx(1.0, abs=1e-6)
+    assert torch.autograd.functional.jacobian(lambda x: tail.at(x)[0].log().sum(), x).allclose(
+        slope
+    )
+    inside = np.abs(x[:, 0].numpy()) < 5.0  # where the reference resolves logarithms
+    ratio = np.log(density[inside]) - exact.log_density(x.numpy()[inside, 0], 0.1)
+    truth = np.sum(density[inside] * ratio) * step
+    assert 1e-4 < truth <= certificate.main.kl()
 
 
 def test_certificates_of_old_files_have_fewer_fields():
