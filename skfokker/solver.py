@@ -282,6 +282,12 @@ class Solver:
                 stacklevel=4,
             )
 
+    def _log_sobolev(self) -> float | None:
+        """Constant of the exact initial law; that of a march continued is not known here."""
+        if self.continued is not None:
+            return None
+        return log_sobolev_constant(self.initial, self.equation.d)
+
     def _certify(self, fit: Fit) -> Certificate | None:
         """The bound on the error of a march, from fresh points."""
         if len(fit.trajectory.times) < 2:
@@ -293,9 +299,7 @@ class Solver:
                 torch_generator(self.random_state, _CERTIFY),
                 initial_error=fit.initial_error,
                 convexity=self.convexity,
-                log_sobolev=None
-                if self.continued is not None
-                else log_sobolev_constant(self.initial, self.equation.d),
+                log_sobolev=self._log_sobolev(),
                 interacts=self.structure.interacts,
             )
         except (Exception, KeyboardInterrupt) as stop:

@@ -87,8 +87,8 @@ def _table(case: Case, options: StudyOptions) -> Table:
              number(gradient_part(law.fit)), str(law.info["steps"]), number(seconds, "seconds")]
         )  # fmt: skip
     table.notes.append(
-        "The certificate takes the whole residual of (28) and holds for both metrics. Its gradient "
-        "part is the same integral of the residual projected on the gradients of "
+        "The certificate holds for both metrics. The gradient part is the integral of the residual "
+        "projected on the gradients of "
         f"{_JUDGES.n_features(problem.d)} dual features: all that matters for the law, as far as "
         "these features see. It is an estimate from below and bounds nothing."
     )
