@@ -22,7 +22,7 @@ from .flows.base import Flow
 
 _MOST_GROUPS = 8  # of coordinates that differences of the residual are taken in, one by one
 _FEWEST = 32  # points at a time
-_MOST_GRADIENTS = 2**16  # of V at a time, for its Laplacian
+_MOST_GRADIENTS = 2**13  # of V at a time, for its Laplacian
 
 
 @dataclass
