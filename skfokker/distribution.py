@@ -128,13 +128,11 @@ class TransportedNormal(Distribution):
 
     @torch.no_grad()
     def velocity(self, x: Tensor, dtheta: Tensor) -> Tensor:
-        """Velocity (dT/dtheta) dtheta at x (n, d) of a law whose parameters move with dtheta."""
+        """Velocity at x (n, d) of a law whose parameters move with dtheta.
 
-        def work(x):
-            z = self.flow.inverse(self.theta, x)[0]
-            return self.flow.linearize(self.theta, z).jvp(dtheta)
-
-        return self._by_chunks(work, x)
+        That of the family, see :meth:`skfokker.flows.Flow.law_velocity`.
+        """
+        return self._by_chunks(lambda x: self.flow.law_velocity(self.theta, dtheta, x), x)
 
 
 class _LogDensity(torch.autograd.Function):

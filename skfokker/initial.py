@@ -92,6 +92,14 @@ def initial_parameters(
     return theta, initial_error(initial, flow, theta, held_out)
 
 
+def log_sobolev_constant(initial: Any, d: int) -> float | None:
+    """alpha with 2 alpha KL(. | rho_0) <= I(. | rho_0): 1 / the largest variance of a Gaussian."""
+    gaussian = _as_gaussian(initial)
+    if gaussian is None:
+        return None
+    return 1 / float(torch.linalg.matrix_norm(gaussian.moments(d)[1], 2)) ** 2
+
+
 def initial_draws(
     initial: Any, d: int, n: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:

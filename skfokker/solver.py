@@ -22,7 +22,13 @@ from .fit import Fit
 from .flows.base import Flow
 from .flows.choice import choose_flow
 from .flows.mixture import MixtureFlow
-from .initial import initial_draws, initial_error, initial_parameters, initial_shape
+from .initial import (
+    initial_draws,
+    initial_error,
+    initial_parameters,
+    initial_shape,
+    log_sobolev_constant,
+)
 from .march import march, plain
 from .parallel import reduction
 from .potentials import PotentialError
@@ -276,6 +282,12 @@ class Solver:
                 stacklevel=4,
             )
 
+    def _log_sobolev(self) -> float | None:
+        """Constant of the exact initial law; that of a march continued is not known here."""
+        if self.continued is not None:
+            return None
+        return log_sobolev_constant(self.initial, self.equation.d)
+
     def _certify(self, fit: Fit) -> Certificate | None:
         """The bound on the error of a march, from fresh points."""
         if len(fit.trajectory.times) < 2:
@@ -287,6 +299,8 @@ class Solver:
                 torch_generator(self.random_state, _CERTIFY),
                 initial_error=fit.initial_error,
                 convexity=self.convexity,
+                log_sobolev=self._log_sobolev(),
+                interacts=self.structure.interacts,
             )
         except (Exception, KeyboardInterrupt) as stop:
             # the march is what took the time: nothing that happens here may lose it

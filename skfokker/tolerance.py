@@ -97,7 +97,7 @@ def diagnose(
     fitted = np.array([record["residual"] for record in history])
     nodes = np.unique(np.linspace(0, len(times) - 1, min(n_times, len(times))).astype(int))
     fresh = [mean_residual(trajectory, equation, times[k], n_samples, generator) for k in nodes]
-    total = certificate.kl(confidence=0.5) - certificate.initial_error
+    total = max(0.0, certificate.kl(confidence=0.5) - certificate.initial_error)
     family = _integral(fitted, times) / (4 * equation.beta)
     at_nodes = _integral(fresh, times[nodes]) / (4 * equation.beta)
     family = min(family, total)

@@ -391,6 +391,7 @@ def test_studies():
         "corrector",
         "memory",
         "scaling",
+        "certificates",
     }
     assert exponent([10, 30, 100], [1, 9, 100]) == pytest.approx(2.0, abs=0.01)
     assert exponent([1], [1]) is None
@@ -442,6 +443,12 @@ def test_studies_say_what_a_fit_ended_in(monkeypatch):
     monkeypatch.setattr(common, "FitLaw", Mute)
     rows = {row[0]: row[1:] for row in STUDIES["seeds"](options)[0].rows}
     assert rows["FloatingPointError"][0] == "2 of 2" and rows["fit, seconds"][1] == "-"
+
+
+def test_study_of_certificates():
+    row = STUDIES["certificates"](StudyOptions(quick=True))[0].rows[0]
+    truth, before, _, now, distance = map(float, row[3:8])
+    assert truth <= now <= before and 0 < distance < 1
 
 
 def test_memory_of_fresh_processes():

@@ -124,4 +124,4 @@ class FreeEnergyDescent(Scheme):
         length = force.norm(dim=1, keepdim=True)
         cap = 10 * length.median() + 10.0
         force = force * (cap / length.clamp_min(1e-300)).clamp_max(1.0)
-        return linearization.vjp(force / len(x))[0], mean_square
+        return linearization.law_pull_back(force / len(x)), mean_square

@@ -20,6 +20,8 @@ class AffineFlow(Flow):
         Keep only the diagonal: 2 d parameters instead of d (d + 1), and a separable map.
     """
 
+    closed_form = True
+
     def __init__(self, diagonal: bool = False):
         self.diagonal = diagonal
 
@@ -68,6 +70,18 @@ class AffineFlow(Flow):
 
     def linearize(self, theta, x):
         return _AffineLinearization(self, theta, x)
+
+    def score_and_divergence(self, theta, y):
+        d = y.shape[1]
+        here = self.linearize(theta, self.inverse(theta, y)[0])
+        root = here.solve_transposed(torch.eye(d).to(y))
+        return here.push_score(-here.x), -root.square().sum().expand(len(y))
+
+    def log_density_rate(self, theta, dtheta, y):
+        d = y.shape[1]
+        here = self.linearize(theta, self.inverse(theta, y)[0])
+        along = (here.jvp(dtheta) * here.push_score(-here.x)).sum(1)
+        return -dtheta[d : 2 * d].sum() - along
 
     def with_affine(self, theta, mean, scale):
         d = len(mean)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
+
+from ..divergence import divergence, spread_out, steps
+from ..equation import log_normal
 
 
 class Flow(BaseEstimator):
@@ -25,10 +31,19 @@ class Flow(BaseEstimator):
         parameters of its own. The normal equations then split into d small ones.
     reserve : bool
         True if a march may leave the map asleep, at the identity, until it needs it.
+    moves_otherwise : bool
+        True if the velocity that the family gives for its law is not the tangent
+        (dT/dtheta) dtheta of its map; see :meth:`law_velocity`.
+    closed_form : bool
+        True if :meth:`score_and_divergence` and :meth:`log_density_rate` are written out. The
+        certificate then asks for them; otherwise it takes differences of the whole residual,
+        which has less to cancel.
     """
 
     separable: bool = False
     reserve: bool = False
+    moves_otherwise: bool = False
+    closed_form: bool = False
 
     def n_parameters(self, d: int) -> int:
         """Length m of ``theta`` in dimension d."""
@@ -54,6 +69,59 @@ class Flow(BaseEstimator):
         """T and its derivatives in theta and x at the points x (n, d)."""
         return AutogradLinearization(self, theta, x)
 
+    def law_velocity(self, theta: Tensor, dtheta: Tensor, y: Tensor) -> Tensor:
+        """A velocity v (n, d) at points y (n, d) that moves the law as dtheta does.
+
+        With rho_theta the law of T_theta # N(0, I) and rho' its derivative along dtheta, v
+        satisfies rho' = -div(rho v). The tangent (dT/dtheta) dtheta does, and is what is given
+        here; a family that knows a field closer to a gradient says so by ``moves_otherwise``,
+        and overrides this method and :class:`Linearization`'s methods ``law_velocity``,
+        ``law_pull_back`` and ``law_jacobian``.
+        """
+        x = self.inverse(theta, y)[0]
+        return self.linearize(theta, x).law_velocity(dtheta)
+
+    def score_and_divergence(self, theta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """s = grad log rho_theta (n, d) and div s (n,), at points y (n, d).
+
+        div s is the Laplacian of log rho_theta. Here it comes from 2 d differences of the score, 2
+        where the map is separable; a family with closed forms overrides this and sets
+        ``closed_form``.
+        """
+        d = y.shape[1]
+
+        def score(y):
+            x = self.inverse(theta, y)[0]
+            return self.linearize(theta, x).push_score(-x)
+
+        groups = spread_out(d, 1 if self.separable else d)
+        return score(y), divergence(score, y, steps(y), groups)
+
+    def log_density_rate(self, theta: Tensor, dtheta: Tensor, y: Tensor) -> Tensor:
+        """d log rho_theta / dt (n,) at fixed points y (n, d), theta moving with dtheta (m,).
+
+        Here a central difference of log densities, so short that they change by some 1e-5.
+        """
+
+        def rate(h):
+            (ahead, later), (behind, sooner) = (
+                self.inverse(theta + s * h * dtheta, y) for s in (1, -1)
+            )
+            return (log_normal(ahead) + later - log_normal(behind) - sooner) / (2 * h)
+
+        size = float(dtheta.abs().max()) if len(dtheta) else 0.0
+        if size == 0:
+            return torch.zeros_like(y[:, 0])
+        fastest = float(rate(1e-7 / size).square().mean().sqrt())
+        return rate(1e-5 / max(fastest, size))
+
+    def main_part(self, thetas: Tensor, d: int) -> MainPart | None:
+        """A smaller family whose law is that of this one but for next to no mass.
+
+        ``thetas`` (k, m) are the parameters of a march; None where nothing can be left out of it.
+        """
+        return None
+
     def is_dormant(self, theta: Tensor, d: int) -> bool:
         """True if the map is the identity and its hidden units are free to be chosen."""
         return False
@@ -64,6 +132,25 @@ class Flow(BaseEstimator):
         ``mean`` is (d,), ``scale`` (d, d) lower triangular with a positive diagonal.
         """
         return None
+
+
+@dataclass(frozen=True)
+class MainPart:
+    """Most of a family of laws: rho_theta = (1 - p) rho_main + p (the rest), p small.
+
+    Attributes
+    ----------
+    flow : Flow
+        The family of rho_main.
+    columns : Tensor (m',)
+        Which entries of theta are its parameters.
+    left_out : callable
+        From parameters (k, m) of the whole to p (k,).
+    """
+
+    flow: Flow
+    columns: Tensor
+    left_out: Callable[[Tensor], Tensor]
 
 
 class Linearization:
@@ -86,11 +173,14 @@ class Linearization:
 
     def solve(self, v: Tensor) -> Tensor:
         """(dT/dx)^{-1} v for v (n, d)."""
-        raise NotImplementedError
+        return torch.linalg.solve(self.by_points(), v)
 
     def solve_transposed(self, v: Tensor) -> Tensor:
         """(dT/dx)^{-T} v for v (n, d), or for every row of v (n, r, d)."""
-        raise NotImplementedError
+        by_x = self.by_points()
+        if v.ndim == 3:
+            return torch.linalg.solve(by_x, v, left=False)
+        return torch.linalg.solve(by_x.mT, v)
 
     def push_score(self, score: Tensor) -> Tensor:
         """Carry a score (n, d) forward: s_y = (dT/dx)^{-T} (s_x - grad log \\|det dT/dx\\|)."""
@@ -110,6 +200,28 @@ class Linearization:
         ``left`` is (n, r, d); None stands for the identity (r = d).
         """
         raise NotImplementedError
+
+    def by_points(self) -> Tensor:
+        """Explicit dT/dx (n, d, d)."""
+        axes = torch.eye(self.y.shape[1]).to(self.y)
+        return torch.stack([self.vjp(axis.expand_as(self.y))[1] for axis in axes], 1)
+
+    # the velocity of the law, which may be another field than the tangent of the map
+
+    def law_velocity(self, dtheta: Tensor) -> Tensor:
+        """:meth:`Flow.law_velocity` at T(x), (n, d), for x distributed as N(0, I)."""
+        return self.jvp(dtheta)
+
+    def law_pull_back(self, v: Tensor) -> Tensor:
+        """The adjoint of :meth:`law_velocity` on v (n, d), summed over points: (m,)."""
+        return self.vjp(v)[0]
+
+    def law_jacobian(self, left: Tensor | None = None) -> Tensor:
+        """Explicit ``left`` @ law velocities (n, r, m) of the unit changes of theta.
+
+        ``left`` as for :meth:`jacobian`.
+        """
+        return self.jacobian(left)[0]
 
     def coordinate_jacobian(self) -> Tensor:
         """dT_i/dtheta for the parameters of coordinate i alone, (n, d, p); separable maps only.

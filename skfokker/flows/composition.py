@@ -44,6 +44,11 @@ class Composition(Flow):
     def separable(self):
         return all(layer.separable for layer in self.layers)
 
+    @property
+    def moves_otherwise(self):
+        # only the first layer is fed the reference, whose law its own velocity is made for
+        return bool(self.layers) and self.layers[0].moves_otherwise
+
     def starts_at_identity(self, d):
         return all(layer.starts_at_identity(d) for layer in self.layers)
 
@@ -85,6 +90,21 @@ class Composition(Flow):
 
     def linearize(self, theta, x):
         return _CompositionLinearization(self, theta, x)
+
+    def law_velocity(self, theta, dtheta, y):
+        if not self.moves_otherwise:
+            return super().law_velocity(theta, dtheta, y)
+        d = y.shape[1]
+        first, *outer = zip(self.layers, self.split(theta, d), self.split(dtheta, d), strict=True)
+        images = []
+        for layer, part, _ in reversed(outer):
+            y = layer.inverse(part, y)[0]
+            images.append(y)
+        layer, part, dpart = first
+        v = layer.law_velocity(part, dpart, y)
+        for (layer, part, dpart), x in zip(outer, reversed(images), strict=True):
+            v = layer.linearize(part, x).jvp(dpart, v)
+        return v
 
     def with_affine(self, theta, mean, scale):
         *first, last = self.split(theta, len(mean))
@@ -142,6 +162,29 @@ class _CompositionLinearization(Linearization):
             part, left = layer.jacobian(left)
             parts.append(part)
         return torch.cat(parts[::-1], 2), left
+
+    # the law that the first layer makes of the reference is carried on by all others
+
+    def law_velocity(self, dtheta):
+        first, *outer = zip(self.layers, dtheta.split(self.sizes), strict=True)
+        v = first[0].law_velocity(first[1])
+        for layer, part in outer:
+            v = layer.jvp(part, v)
+        return v
+
+    def law_pull_back(self, v):
+        parts = []
+        for layer in reversed(self.layers[1:]):
+            part, v = layer.vjp(v)
+            parts.append(part)
+        return torch.cat([self.layers[0].law_pull_back(v), *parts[::-1]])
+
+    def law_jacobian(self, left=None):
+        parts = []
+        for layer in reversed(self.layers[1:]):
+            part, left = layer.jacobian(left)
+            parts.append(part)
+        return torch.cat([self.layers[0].law_jacobian(left), *parts[::-1]], 2)
 
     def coordinate_jacobian(self):
         parts, slope = [], 1.0

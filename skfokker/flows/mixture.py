@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..equation import log_normal
-from .base import Flow, Linearization
+from .base import Flow, Linearization, MainPart
 from .inverse import _Solve
 from .mixture_fields import Exchange, Network, symmetric_generator
 
 _LOG_2PI = math.log(2 * math.pi)
+_NEGLIGIBLE = 1e-3  # weight of a component that the rest may be certified without
 
 
 class MixtureFlow(Flow):
@@ -27,12 +28,12 @@ class MixtureFlow(Flow):
     theta holds K logits of the weights, K means, and K lower triangles with logarithms on their
     diagonals.
 
-    :meth:`Linearization.jvp` does not give the derivative of this map at a fixed latent point.
-    It gives another velocity that moves the law in the same way, and as little as it can:
-    component k moves by a gradient field, :math:`r_k(y) (m_k' + B_k (y - m_k))` with B_k symmetric
-    and r_k(y) the share of component k at y, and weight moves from component to component along
-    straight lines between them. In the triangular map's own field the residual of equation (28)
-    would be dominated by a part that does not change the law.
+    The velocity of the law (:meth:`law_velocity`) is not the tangent of this map, but another
+    field that moves the law in the same way, and as little as it can: component k moves by a
+    gradient field, :math:`r_k(y) (m_k' + B_k (y - m_k))` with B_k symmetric and r_k(y) the share
+    of component k at y, and weight moves from component to component along straight lines between
+    them. In the triangular map's own field the residual of equation (28) would be dominated by a
+    part that does not change the law.
 
     Parameters
     ----------
@@ -45,6 +46,8 @@ class MixtureFlow(Flow):
     would stay equal. A fit takes the parts of rho_0 that end in different places as the first
     components (:func:`skfokker.scout.split_by_destination`).
     """
+
+    moves_otherwise = closed_form = True
 
     def __init__(self, n_components: int = 8):
         self.n_components = n_components
@@ -107,6 +110,31 @@ class MixtureFlow(Flow):
 
     def linearize(self, theta, x, y=None):
         return _MixtureLinearization(self, theta, x, y)
+
+    def law_velocity(self, theta, dtheta, y):
+        return _MixtureMotion(self, theta, y).law_velocity(dtheta)
+
+    def score_and_divergence(self, theta, y):
+        here = _MixtureMotion(self, theta, y)
+        return here.score, here.divergence_of_score
+
+    def log_density_rate(self, theta, dtheta, y):
+        return _MixtureMotion(self, theta, y).rate(dtheta)
+
+    def main_part(self, thetas, d):
+        """The mixture without the components that never weigh as much as 1e-3."""
+        k = self.n_components
+        kept = torch.softmax(thetas[:, :k], 1).amax(0) >= _NEGLIGIBLE
+        if kept.all():
+            return None
+        size, entries = int(kept.sum()), torch.arange(thetas.shape[1])
+        sizes = [k, k * d, k * d * (d + 1) // 2]
+        columns = [part.view(k, -1)[kept.cpu()].flatten() for part in entries.split(sizes)]
+
+        def left_out(thetas):
+            return torch.softmax(thetas[:, :k], 1)[:, ~kept].sum(1)
+
+        return MainPart(MixtureFlow(size), torch.cat(columns), left_out)
 
     def with_affine(self, theta, mean, scale):
         logits, means, triangle = self.parts(theta, len(mean))
@@ -291,37 +319,128 @@ class _Backwards:
         self.solve_transposed = linearization.pull
 
 
-class _MixtureLinearization(Linearization):
-    def __init__(self, flow, theta, x, y=None):
-        self.flow, self.x = flow, x
-        self.mixture = mixture = flow.mixture(theta, x.shape[1])
-        self.y = mixture.push(x) if y is None else y
-        self.whitened = mixture.whiten(self.y)
+class _MixtureMotion:
+    """How the law moves with theta at points y (n, d): the field described in MixtureFlow."""
+
+    def __init__(self, flow, theta, y):
+        self.flow, self.y = flow, y
+        self.mixture = mixture = flow.mixture(theta, y.shape[1])
+        self.whitened = mixture.whiten(y)
         log_components = mixture.log_components(self.whitened)
         self.log_density = torch.logsumexp(log_components, 1)
         self.shares = (log_components - self.log_density[:, None]).exp()
-        self.log_det = log_normal(x) - self.log_density
         self.weights = mixture.log_weights.exp()
-
-    # in the points: S = T^{-1} has a triangular Jacobian in closed form
 
     @cached_property
     def score(self) -> Tensor:
         """Gradient of the log density of the mixture at y (n, d)."""
         return self.mixture.score(self.whitened, self.shares)
 
-    @cached_property
-    def by_y(self) -> Tensor:
-        """dS/dy (n, d, d), lower triangular."""
+    @property
+    def divergence_of_score(self) -> Tensor:
+        """Laplacian of the log density of the mixture at y (n,)."""
+        whitener = self.mixture.whitener
+        squares = (self.whitened[:, :, None] @ whitener)[:, :, 0].square().sum(2)
+        curvature = squares - whitener.square().sum((1, 2))
+        return (self.shares * curvature).sum(1) - self.score.square().sum(1)
+
+    def rate(self, dtheta: Tensor) -> Tensor:
+        """Change of the log density of the mixture at y (n,)."""
+        dlogits, dmeans, dtriangle = self.flow.parts(dtheta, self.y.shape[1])
         z, whitener = self.whitened, self.mixture.whitener
-        n, _, d = z.shape
-        log_weights = self.mixture.conditional(z)
+        inner = whitener @ self._triangle(dtriangle)
+        dz = -(z[:, :, None] @ inner.mT)[:, :, 0] - (whitener @ dmeans[..., None])[..., 0]
+        constant = dlogits - self.weights @ dlogits - dtriangle.diagonal(dim1=1, dim2=2).sum(1)
+        return (self.shares * (constant - (z * dz).sum(2))).sum(1)
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """y - m_k (n, K, d)."""
+        return self.y[:, None] - self.mixture.means
+
+    @cached_property
+    def network(self) -> Network:
+        """Between which components weight moves."""
+        return Network(self.mixture)
+
+    @cached_property
+    def exchange(self) -> Exchange:
+        """How weight moves between components."""
+        return Exchange(self.mixture, self.network, self.y, self.log_density)
+
+    def _triangle(self, dtriangle):
+        """Change of the root, from that of the triangle with logarithms on its diagonal."""
+        return _on_diagonal(lambda diagonal: diagonal * self.mixture.diagonal, dtriangle)
+
+    def law_velocity(self, dtheta):
+        dlogits, dmeans, dtriangle = self.flow.parts(dtheta, self.y.shape[1])
+        droot = self._triangle(dtriangle)
+        dcovariance = droot @ self.mixture.root.mT
+        generator = symmetric_generator(self.mixture.root, dcovariance + dcovariance.mT)
+        dweights = self.weights * (dlogits - self.weights @ dlogits)
+        shared = self.shares[..., None] * self.centred
+        v = self.shares @ dmeans + shared.flatten(1) @ generator.flatten(0, 1)
+        if len(self.weights) > 1 and dweights.any():
+            v = v + self.exchange.field(dweights)
+        return v
+
+    def law_pull_back(self, v):
+        by_mean = self.shares.T @ v
+        shared = (self.shares[..., None] * self.centred).flatten(1)
+        by_generator = (shared.T @ v).view(self.mixture.root.shape)
+        return self._pull_back(by_mean, by_generator, self._by_weights(v))
+
+    def _by_weights(self, v):
+        if len(self.weights) == 1:
+            return torch.zeros_like(self.weights)
+        return self.exchange.field_transposed(v)
+
+    def _pull_back(self, by_mean: Tensor, by_generator: Tensor, by_weights: Tensor) -> Tensor:
+        """Gradient in theta (..., m) from those in m_k', B_k and w_k'."""
+        root = self.mixture.root
+        by_covariance = symmetric_generator(root, (by_generator + by_generator.mT) / 2)
+        by_root = ((by_covariance + by_covariance.mT) @ root).tril()
+        by_triangle = self._triangle(by_root)  # diagonal, hence its own adjoint
+        mean = (self.weights * by_weights).sum(-1, keepdim=True)
+        return self.flow.pack(self.weights * (by_weights - mean), by_mean, by_triangle)
+
+    def law_jacobian(self, left=None):
+        n, d = self.y.shape
+        left = torch.eye(d).to(self.y).expand(n, d, d) if left is None else left
+        by_mean = self.shares[:, None, :, None] * left[:, :, None]
+        by_generator = by_mean[..., None] * self.centred[:, None, :, None, :]
+        if len(self.weights) == 1:
+            by_weights = left.new_zeros(*left.shape[:2], 1)
+        else:
+            by_weights = left @ self.exchange.columns
+        return self._pull_back(by_mean, by_generator, by_weights)
+
+
+class _MixtureLinearization(_MixtureMotion, Linearization):
+    def __init__(self, flow, theta, x, y=None):
+        super().__init__(flow, theta, flow.mixture(theta, x.shape[1]).push(x) if y is None else y)
+        self.x = x
+        self.log_det = log_normal(x) - self.log_density
+
+    # in the points: S = T^{-1} has a triangular Jacobian in closed form
+
+    @cached_property
+    def by_component(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x_i = Phi^{-1}(sum_k w_k Phi(z_k)): w_k, and dx_i by log w_k and z_k (n, K, d)."""
+        z, log_weights = self.whitened, self.mixture.conditional(self.whitened)
         # both sides of F_i are differentiated on the thinner tail, relative to phi(x_i)
         side = torch.where(self.x > 0, -1.0, 1.0).to(z)[:, None]
         log_phi = (-0.5 * self.x.square() - 0.5 * _LOG_2PI)[:, None]
         tail = (log_weights + torch.special.log_ndtr(side * z) - log_phi).exp() * side
         density = (log_weights - 0.5 * z.square() - 0.5 * _LOG_2PI - log_phi).exp()
-        weights = log_weights.exp()
+        return log_weights.exp(), tail, density
+
+    @cached_property
+    def by_y(self) -> Tensor:
+        """dS/dy (n, d, d), lower triangular."""
+        z, whitener = self.whitened, self.mixture.whitener
+        n, _, d = z.shape
+        weights, tail, density = self.by_component
         by_y = z.new_zeros(n, d, d)
         # d log w_k / dy_l, from the coordinates before i; starts at zero for i = 0
         by_weight = z.new_zeros(n, z.shape[1], d)
@@ -337,6 +456,9 @@ class _MixtureLinearization(Linearization):
         """dT/dx (n, d, d), lower triangular."""
         identity = torch.eye(self.x.shape[1]).to(self.x).expand_as(self.by_y)
         return torch.linalg.solve_triangular(self.by_y, identity, upper=False)
+
+    def by_points(self):
+        return self.by_x
 
     def grad_log_det(self):
         return -self.x - self.pull(self.score)
@@ -359,67 +481,36 @@ class _MixtureLinearization(Linearization):
         excess = score + self.x  # the score of the reference itself is -x
         return self.score + self.solve_transposed(excess) if excess.any() else self.score
 
-    # in the parameters: the velocity field described in MixtureFlow
-
-    @cached_property
-    def centred(self) -> Tensor:
-        """y - m_k (n, K, d)."""
-        return self.y[:, None] - self.mixture.means
-
-    @cached_property
-    def network(self) -> Network:
-        """Between which components weight moves."""
-        return Network(self.mixture)
-
-    @cached_property
-    def exchange(self) -> Exchange:
-        """How weight moves between components."""
-        return Exchange(self.mixture, self.network, self.y, self.log_density)
-
-    def _triangle(self, dtriangle):
-        """Change of the root, from that of the triangle with logarithms on its diagonal."""
-        return _on_diagonal(lambda diagonal: diagonal * self.mixture.diagonal, dtriangle)
+    # in the parameters: from S(y; theta) = x, dT/dtheta = -(dS/dy)^{-1} dS/dtheta
 
     def jvp(self, dtheta, dx=None):
         dlogits, dmeans, dtriangle = self.flow.parts(dtheta, self.x.shape[1])
-        droot = self._triangle(dtriangle)
-        dcovariance = droot @ self.mixture.root.mT
-        generator = symmetric_generator(self.mixture.root, dcovariance + dcovariance.mT)
-        dweights = self.weights * (dlogits - self.weights @ dlogits)
-        shared = self.shares[..., None] * self.centred
-        v = self.shares @ dmeans + shared.flatten(1) @ generator.flatten(0, 1)
-        if len(self.weights) > 1 and dweights.any():
-            v = v + self.exchange.field(dweights)
-        return v if dx is None else v + self.push(dx)
+        z, (weights, tail, density) = self.whitened, self.by_component
+        droot, dlog_diagonal = self._triangle(dtriangle), dtriangle.diagonal(dim1=1, dim2=2)
+        moved = (z[:, :, None] @ droot.mT)[:, :, 0] + dmeans
+        dz = -(moved[:, :, None] @ self.mixture.whitener.mT)[:, :, 0]
+        terms = -z * dz - dlog_diagonal
+        dlog_weights = dlogits[:, None] + terms.cumsum(2) - terms
+        dlog_weights = dlog_weights - (weights * dlog_weights).sum(1, keepdim=True)
+        back = (tail * dlog_weights + density * dz).sum(1)
+        return self.push(-back if dx is None else dx - back)
 
     def vjp(self, v):
-        by_mean = self.shares.T @ v
-        shared = (self.shares[..., None] * self.centred).flatten(1)
-        by_generator = (shared.T @ v).view(self.mixture.root.shape)
-        dtheta = self.pull_back(by_mean, by_generator, self._by_weights(v))
-        return dtheta, self.pull(v)
-
-    def _by_weights(self, v):
-        if len(self.weights) == 1:
-            return torch.zeros_like(self.weights)
-        return self.exchange.field_transposed(v)
-
-    def pull_back(self, by_mean: Tensor, by_generator: Tensor, by_weights: Tensor) -> Tensor:
-        """Gradient in theta (..., m) from those in m_k', B_k and w_k'."""
-        root = self.mixture.root
-        by_covariance = symmetric_generator(root, (by_generator + by_generator.mT) / 2)
-        by_root = ((by_covariance + by_covariance.mT) @ root).tril()
-        by_triangle = self._triangle(by_root)  # diagonal, hence its own adjoint
-        mean = (self.weights * by_weights).sum(-1, keepdim=True)
-        return self.flow.pack(self.weights * (by_weights - mean), by_mean, by_triangle)
+        by_x = self.pull(v)
+        return self._back(-by_x[:, None]).sum(0)[0], by_x
 
     def jacobian(self, left=None):
-        n, d = self.x.shape
-        left = torch.eye(d).to(self.x).expand(n, d, d) if left is None else left
-        by_mean = self.shares[:, None, :, None] * left[:, :, None]
-        by_generator = by_mean[..., None] * self.centred[:, None, :, None, :]
-        if len(self.weights) == 1:
-            by_weights = left.new_zeros(*left.shape[:2], 1)
-        else:
-            by_weights = left @ self.exchange.columns
-        return self.pull_back(by_mean, by_generator, by_weights), left @ self.by_x
+        by_x = self.by_x if left is None else left @ self.by_x
+        return self._back(-by_x), by_x
+
+    def _back(self, v):
+        """v dS/dtheta (n, r, m) for rows v (n, r, d)."""
+        z, (weights, tail, density) = self.whitened, self.by_component
+        z, v = z[:, None], v[:, :, None]
+        by_log_weights = v * (tail - weights * tail.sum(1, keepdim=True))[:, None]
+        later = by_log_weights.flip(-1).cumsum(-1).flip(-1) - by_log_weights
+        by_mean = -((v * density[:, None] - z * later)[..., None, :] @ self.mixture.whitener)
+        by_mean = by_mean[..., 0, :]
+        by_triangle = self._triangle((by_mean[..., :, None] * z[..., None, :]).tril())
+        by_triangle = by_triangle - torch.diag_embed(later)
+        return self.flow.pack(by_log_weights.sum(-1), by_mean, by_triangle)

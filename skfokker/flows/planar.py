@@ -152,6 +152,9 @@ class _PlanarLinearization(Linearization):
         self.y, self.log_det = self.points[-1].clone(), self.det.log().sum(0)
 
     @torch.no_grad()
+    def grad_log_det(self):
+        return -self.vjp(self.push_score(torch.zeros_like(self.y)))[1]
+
     def push_score(self, score):
         # J = I + s u w^T; by Sherman and Morrison J^{-T} r = r - w s (u.r) / det J, and
         # grad log det J = -2 t s (w.u) / det J w. Together, with 1 = det J - s (w.u):

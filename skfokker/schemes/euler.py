@@ -88,6 +88,6 @@ class ForwardEuler(Scheme):
 
     def _velocity(self, flow, theta, x, slope):
         """theta' of (27)."""
-        jacobian = flow.linearize(theta, x).jacobian()[0].flatten(0, 1)  # (n d, m)
+        jacobian = flow.linearize(theta, x).law_jacobian().flatten(0, 1)  # (n d, m)
         metric = jacobian.T @ jacobian / len(x)
         return -damped_solve(metric, slope[:, None], self.damping)[:, 0]

@@ -193,7 +193,7 @@ class LeastSquaresNested(Scheme):
         """Wake layers, their features trained on the residual; T stays what it is."""
         family.embed(now.theta)
         problem, points = march.training_problem(now.theta), march.points
-        residual = problem.linearization.jvp(now.xi) + problem.g
+        residual = problem.linearization.law_velocity(now.xi) + problem.g
         family.wake()
         theta = family.active()
         march = _March(self, march.equation, family.awake, theta, march.generator)

@@ -92,7 +92,7 @@ class MixtureSolver:
             right = torch.cat([right, sums[4]])
         solution = _solve_scaled(matrix, -right)
         xi = problem.reduction.same(self._tangent(problem.flow, mixture, network, solution))
-        return Solution(xi, problem.linearization.jvp(xi) + problem.g)
+        return Solution(xi, problem.linearization.law_velocity(xi) + problem.g)
 
     def _alone(self, mixture, noise):
         """Moments of the regressors if every component had its points to itself, times c_k."""

@@ -1,5 +1,7 @@
 """The inner problem in closed form: min over xi of E |dT/dtheta xi + g|^2 (equation (28)).
 
+Where the flow gives its law a velocity of its own, that stands in the place of dT/dtheta xi.
+
 Three ways to the same damped normal equations (Ghat + damping) xi = -E[dT/dtheta^T g]: small
 blocks where the map is separable, one factorisation where m is small, and preconditioned
 conjugate gradients otherwise.
@@ -119,7 +121,7 @@ class InnerProblem:
 
     def displacement(self, dtheta: Tensor) -> float:
         """Root mean square of dT/dtheta dtheta: the size of dtheta in the space of samples."""
-        return self.mean_square(self.linearization.jvp(dtheta)) ** 0.5
+        return self.mean_square(self.linearization.law_velocity(dtheta)) ** 0.5
 
     def spread(self) -> float:
         """Root mean square distance of the samples T(x) from their mean."""
@@ -131,7 +133,8 @@ class InnerProblem:
         """Ghat v (m,)."""
 
         def term(rows, linearization):
-            return linearization.vjp(linearization.jvp(v) * self.weights[rows, None])[:1]
+            field = linearization.law_velocity(v) * self.weights[rows, None]
+            return (linearization.law_pull_back(field),)
 
         return self.sum(term)
 
@@ -139,7 +142,7 @@ class InnerProblem:
         """E[dT/dtheta^T g] (m,)."""
 
         def term(rows, linearization):
-            return linearization.vjp(self.g[rows] * self.weights[rows, None])[:1]
+            return (linearization.law_pull_back(self.g[rows] * self.weights[rows, None]),)
 
         return self.sum(term)
 
@@ -173,7 +176,7 @@ class CoordinateSolver:
         xi = g.new_zeros(self.index.numel())
         xi[self.index.to(g.device)] = xi_by_coordinate[:, :, 0]
         xi = problem.reduction.same(xi)
-        return Solution(xi, problem.linearization.jvp(xi) + g)
+        return Solution(xi, problem.linearization.law_velocity(xi) + g)
 
 
 class AffineSolver:
@@ -210,13 +213,13 @@ class DirectSolver:
         d, m = problem.g.shape[1], len(problem.theta)
 
         def normal_equations(rows, linearization):
-            jacobian = linearization.jacobian()[0].flatten(0, 1)
+            jacobian = linearization.law_jacobian().flatten(0, 1)
             weighted = jacobian * problem.weights[rows].repeat_interleave(d)[:, None]
             return jacobian.T @ weighted, weighted.T @ problem.g[rows].reshape(-1, 1)
 
         gram, right = problem.sum(normal_equations, d * m)
         xi = problem.reduction.same(damped_solve(gram, -right, self.damping)[:, 0])
-        return Solution(xi, problem.linearization.jvp(xi) + problem.g)
+        return Solution(xi, problem.linearization.law_velocity(xi) + problem.g)
 
 
 class ConjugateGradientSolver:
@@ -264,7 +267,7 @@ class ConjugateGradientSolver:
         def share(blocks) -> tuple[Tensor, ...]:
             grams = tuple(problem.theta.new_zeros(size, size) for size in sizes)
             for x in blocks:
-                jacobian = problem.flow.linearize(theta, x).jacobian()[0].flatten(0, 1)
+                jacobian = problem.flow.linearize(theta, x).law_jacobian().flatten(0, 1)
                 for gram, columns in zip(grams, jacobian.split(block, 1), strict=True):
                     gram += columns.T @ columns
             return grams
@@ -295,7 +298,7 @@ class ConjugateGradientSolver:
         elif iterations > self.patience:
             self.factor = None
         self.guess = xi = problem.reduction.same(xi)
-        return Solution(xi, problem.linearization.jvp(xi) + g, iterations)
+        return Solution(xi, problem.linearization.law_velocity(xi) + g, iterations)
 
     def _conjugate_gradients(self, metric, rhs):
         def precondition(r):

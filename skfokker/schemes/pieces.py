@@ -55,6 +55,13 @@ class Pieces(Linearization):
             parts.append(part.jvp(dtheta, None if dx is None else dx[rows]))
         return torch.cat(parts)
 
+    def law_velocity(self, dtheta):
+        return torch.cat([part.law_velocity(dtheta) for _, part in self.blocks()])
+
+    def law_pull_back(self, v):
+        parts = [part.law_pull_back(v[rows]) for rows, part in self.blocks()]
+        return sum(parts[1:], parts[0])
+
     def vjp(self, v):
         by_theta, by_x = zip(*(part.vjp(v[rows]) for rows, part in self.blocks()), strict=True)
         return sum(by_theta[1:], by_theta[0]), torch.cat(by_x)

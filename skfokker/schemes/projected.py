@@ -143,7 +143,7 @@ class ProjectedSolver:
         if not torch.isfinite(g).all():  # the step is refused and tried shorter
             return Solution(torch.full_like(problem.theta, torch.nan), g)
         projection = self.metric.at(problem)
-        jacobian = problem.linearization.jacobian()[0].flatten(0, 1)
+        jacobian = problem.linearization.law_jacobian().flatten(0, 1)
         rows = projection.coordinates(jacobian)
         target = projection.coordinates(g.reshape(-1, 1))
         gram, rhs = (1 - eps) * rows.T @ rows, (1 - eps) * rows.T @ target

@@ -254,7 +254,7 @@ class _March:
 
     def _dense(self, problem, metric, h):
         x, at, d = problem.x, problem.linearization, self.d
-        jacobian, slope = at.jacobian()  # (n, d, m), (n, d, d)
+        jacobian, slope = at.law_jacobian(), at.by_points()  # (n, d, m), (n, d, d)
         values, vectors = torch.linalg.eigh(self._hessian(at.y, problem.spread()))
         rate = 1 / h if metric is None else metric.blend / h
         root = (values.clamp_min(0) + rate).sqrt() * problem.weights.sqrt()[:, None]
@@ -265,7 +265,7 @@ class _March:
         shift = 1e-4 * problem.spread() / math.sqrt(d)
         root = (self.equation.beta * problem.weights).sqrt()[:, None, None] / shift
         for direction in torch.linalg.inv(slope).unbind(2):  # dx that moves y along one axis
-            beside = self.flow.linearize(problem.theta, x + shift * direction).jacobian()[0]
+            beside = self.flow.linearize(problem.theta, x + shift * direction).law_jacobian()
             matrix = matrix + _gram(root * (beside - jacobian))
         return matrix
 
@@ -306,7 +306,7 @@ class _Objective:
         self.metric = None if march.metric is None else march.metric.at(problem)
         self.stiffness = 0.0
         if march.damping:
-            jacobian = problem.linearization.jacobian()[0]
+            jacobian = problem.linearization.law_jacobian()
             trace = float(jacobian.square().sum((1, 2)) @ self.weights)
             self.stiffness = march.damping * trace / (len(theta) * h)
 

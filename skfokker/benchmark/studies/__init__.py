@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .algorithm1 import algorithm1
+from .certificates import certificates
 from .common import StudyOptions, exponent
 from .corrector import corrector
 from .dimension import dimension
@@ -28,12 +29,14 @@ STUDIES = {
     "corrector": corrector,
     "memory": memory,
     "scaling": scaling,
+    "certificates": certificates,
 }
 
 __all__ = [
     "STUDIES",
     "StudyOptions",
     "algorithm1",
+    "certificates",
     "corrector",
     "dimension",
     "entropy",

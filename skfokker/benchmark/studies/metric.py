@@ -87,8 +87,8 @@ def _table(case: Case, options: StudyOptions) -> Table:
              number(gradient_part(law.fit)), str(law.info["steps"]), number(seconds, "seconds")]
         )  # fmt: skip
     table.notes.append(
-        "The certificate takes the whole residual of (28) and holds for both metrics. Its gradient "
-        "part is the same integral of the residual projected on the gradients of "
+        "The certificate holds for both metrics. The gradient part is the integral of the residual "
+        "projected on the gradients of "
         f"{_JUDGES.n_features(problem.d)} dual features: all that matters for the law, as far as "
         "these features see. It is an estimate from below and bounds nothing."
     )
@@ -115,7 +115,7 @@ def gradient_part(fit, n_times: int = 40, n_samples: int = 2048) -> float:
         theta, dtheta = (torch.as_tensor(a) for a in trajectory.at((start + end) / 2))
         x = sobol_normal(n_samples, d, k)
         at = trajectory.flow.linearize(theta, x)
-        residual = at.jvp(dtheta) + equation.driving_force(at.y, at.push_score(-x))
+        residual = at.law_velocity(dtheta) + equation.driving_force(at.y, at.push_score(-x))
         nothing = torch.zeros_like(residual)
         span = Projection(_JUDGES.gradients(at.y, weights), nothing, weights, blend=0.0)
         total += (end - start) * float(span.project(residual).square().sum(1) @ weights)
