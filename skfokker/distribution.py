@@ -20,7 +20,7 @@ def chunk_rows(flow: Flow, d: int) -> int:
     The intermediate arrays of a flow hold at most about d + m numbers a point (m parameters),
     and d times that where derivatives come from automatic differentiation.
     """
-    width = d + flow.n_parameters(d)
+    width = flow.numbers_per_point(d)
     if type(flow).linearize is Flow.linearize:
         width *= d
     return max(64, min(2**16, _CHUNK // width))

@@ -101,6 +101,9 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         The family of maps in use.
     scheme_ : Scheme
         The march in use.
+    plan_ : Plan or None
+        Who chose the family and the scheme, and why: ``print(fit.plan_)``. None in models read from
+        a file of :meth:`save`.
     potential_ : Potential
         The potential in use; its ``value_and_grad`` gives V and grad V.
     density_ : estimator
@@ -302,6 +305,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
                 float(self.beta),
                 potential.n_features_in_,
                 start.structure.separable,
+                start.structure.interacts,
             ),
             start.structure,
             getattr(start.potential, "convexity", start.structure.convexity),
@@ -403,7 +407,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
         self.times_, self.thetas_, self.velocities_ = march.times, march.thetas, march.velocities
         self.t_final_, self.history_ = float(march.times[-1]), fit.history
         self.initial_error_, self.certificate_ = fit.initial_error, fit.certificate
-        self.correction_ = fit.correction
+        self.correction_, self.plan_ = fit.correction, fit.plan
         self.interrupted_ = fit.stopped_by is not None
 
     def _last_fit(self) -> Fit:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from .certificate import Certificate
 from .corrector import Correction
 from .flows.base import Flow
+from .plan import Plan
 from .schemes.base import Scheme
 from .trajectory import Trajectory
 
@@ -27,6 +28,8 @@ class Fit:
     certificate : Certificate or None
     correction : Correction or None
         What the particle corrector did.
+    plan : Plan or None
+        Who chose flow and scheme, and why.
     stopped_by : exception or None
         What stopped it before its horizon.
     """
@@ -38,4 +41,5 @@ class Fit:
     initial_error: float
     certificate: Certificate | None = None
     correction: Correction | None = None
+    plan: Plan | None = None
     stopped_by: BaseException | None = field(default=None, repr=False)

@@ -133,6 +133,32 @@ def send(
 
 
 @torch.no_grad()
+def explore(
+    equation: FokkerPlanck,
+    starts: Tensor,
+    horizon: float,
+    generator: torch.Generator,
+    n_steps: int = 300,
+    n_looks: int = 13,
+) -> np.ndarray:
+    """Where particles are along the way: ``starts`` (n, d) at ``n_looks`` times, (n_looks, n, d).
+
+    As :func:`send`, with steps that grow with time: what is steep is steep at the start.
+    """
+    times = horizon * np.linspace(0, 1, n_steps + 1) ** 2
+    looks = set(np.linspace(0, n_steps, n_looks).astype(int)[1:])
+    x, seen = starts.clone(), [starts.cpu().numpy()]
+    for k, h in enumerate(np.diff(times), start=1):
+        noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x)
+        pull = equation.potential.value_and_grad(x)[1]
+        x = x - h * pull / (1 + h * pull.norm(dim=1, keepdim=True))
+        x = x + math.sqrt(2 * equation.beta * h) * noise
+        if k in looks:
+            seen.append(x.cpu().numpy())
+    return np.stack(seen)
+
+
+@torch.no_grad()
 def count_modes(equation: FokkerPlanck, starts: Tensor, barrier: float = 0.3) -> int:
     """Modes of exp(-V / beta) that ``starts`` (n, d) run down to.
 

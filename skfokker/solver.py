@@ -21,29 +21,34 @@ from .equation import FokkerPlanck
 from .fit import Fit
 from .flows.base import Flow
 from .flows.choice import choose_flow
+from .flows.conditional import ConditionalFlow
+from .flows.conditional_choice import choose_conditional
 from .flows.mixture import MixtureFlow
 from .initial import (
     initial_draws,
     initial_error,
+    initial_moments,
     initial_parameters,
     initial_shape,
     log_sobolev_constant,
 )
 from .march import march, plain
 from .parallel import reduction
+from .plan import Plan
 from .potentials import PotentialError
 from .potentials.jumps import find_jump
 from .schemes.base import Scheme
 from .schemes.least_squares import LeastSquaresNested
 from .schemes.points import sobol_normal
-from .scout import Scouts, count_modes, send
+from .schemes.score_duals import ScoreDualNested
+from .scout import Scouts, count_modes, explore, send
 from .structure import Structure
 from .tolerance import Diagnosis, Effort, diagnose
 from .trajectory import Trajectory
 from .validation import as_tensor, torch_generator
 
 _FIT, _CERTIFY, _SCOUT, _CORRECT = 0, 2, 3, 4  # streams of one seed; 1 is that of the samples
-_N_SCOUTS, _N_DESCENTS = 8192, 48
+_N_SCOUTS, _N_DESCENTS, _N_EXPLORERS = 8192, 48, 2048
 _WITHIN_REACH = 2.0  # times tol: an error that one refinement of a coupled march may mend
 
 
@@ -181,21 +186,22 @@ class Solver:
         )
         result = collect(steps, stopped_by)
         result.certificate = self._certify(result)
+        result.plan = self.plan
         return result
 
     def _start(self, effort: Effort, generator: torch.Generator) -> tuple[Fit, Tensor, float]:
         """An empty fit, theta where the march starts, and that time."""
-        scheme = LeastSquaresNested(effort.tolerance, effort.n_samples)
-        if self.scheme is not None:
-            scheme = clone(self.scheme)
         if self.continued is not None:
             before = self.continued
-            if self.scheme is None and isinstance(before.scheme, LeastSquaresNested):
-                scheme = clone(before.scheme)
+            scheme = before.scheme if self.scheme is None else self.scheme
+            # of a model read from a file, the scheme may be missing
+            scheme = _default_scheme(before.flow, effort) if scheme is None else clone(scheme)
+            self.plan = Plan(before.flow, scheme, ("an earlier march is continued",))
             theta = as_tensor(before.trajectory.thetas[-1], self.device)
             fit = Fit(before.flow, scheme, None, before.history[:-1], before.initial_error)
             return fit, theta, float(before.trajectory.times[-1])
-        flow = self._choose_flow(effort)
+        self.plan = self._make_plan(effort)
+        flow, scheme = self.plan.flow, self.plan.scheme
         if self.resumed is not None:
             self.resumed.check_flow(flow, self.equation.d)
             return Fit(flow, scheme, None, [], 0.0), None, 0.0
@@ -209,18 +215,56 @@ class Solver:
         theta = reduction().same(theta)
         return Fit(flow, scheme, None, [], error), theta, 0.0
 
-    def _choose_flow(self, effort: Effort) -> Flow:
+    def _make_plan(self, effort: Effort) -> Plan:
+        """The family and the scheme, where the user has not chosen them, and why."""
+        reasons = []
         if self.flow is not None:
-            return clone(self.flow)
+            flow = clone(self.flow)
+            reasons.append("flow: as given")
+        else:
+            flow, reason = self._choose_flow(effort)
+            reasons.append(reason)
+        if not flow.chosen:
+            flow = self._choose_functions(flow.capacity * effort.capacity)
+            reasons.append(
+                "functions: by the graph of V, and by where particles sent ahead were seen"
+            )
+        if self.scheme is not None:
+            reasons.append("scheme: as given")
+            return Plan(flow, clone(self.scheme), tuple(reasons))
+        reasons.append(
+            "scheme: the scores of the family are at hand, coordinate by coordinate"
+            if flow.marched_by_scores
+            else "scheme: least squares for the velocity"
+        )
+        return Plan(flow, _default_scheme(flow, effort), tuple(reasons))
+
+    def _choose_flow(self, effort: Effort) -> tuple[Flow, str]:
         gaussian, diagonal = initial_shape(self.initial, self.equation.d)
         coupled = not self.structure.separable or not diagonal
-        several = coupled and not self.structure.quadratic and self.n_modes > 1
+        parts = 1
+        if coupled and not self.structure.quadratic and self.n_modes > 1:
+            parts = self._n_parts()
         return choose_flow(
             self.structure,
             gaussian=gaussian,
             diagonal=diagonal,
-            parts=self._n_parts() if several else 1,
+            parts=parts,
             capacity=effort.capacity,
+        )
+
+    def _choose_functions(self, capacity: int) -> ConditionalFlow:
+        """Functions of conditional densities, where particles sent ahead were seen."""
+        generator = torch_generator(self.random_state, _SCOUT)
+        starts = self._draws[0][:_N_EXPLORERS]
+        mean, scale = initial_moments(self.initial, self.equation.d, self.device)
+        seen = explore(self.equation, starts, self.horizon, generator)
+        return choose_conditional(
+            self.structure.interacts,
+            mean.cpu().numpy(),
+            (scale @ scale.T).cpu().numpy(),
+            seen,
+            capacity,
         )
 
     @cached_property
@@ -319,7 +363,7 @@ class Solver:
         Families that are solved coordinate by coordinate are cheap enough to be refined whenever
         that may help; others where the certified error is within a factor of ``_WITHIN_REACH``.
         """
-        if not self._falls_short(fit):
+        if not self._falls_short(fit) or fit.flow.marched_by_scores:
             return None
         diagnosis, reached = self._diagnose(fit), _certified(fit)
         separable = fit.flow.separable and self.structure.separable
@@ -336,8 +380,8 @@ class Solver:
 
     def _falls_short(self, fit: Fit) -> bool:
         """Whether the certified error is above ``tol``, which only drives the default scheme."""
-        driven = isinstance(fit.scheme, LeastSquaresNested) and fit.certificate is not None
-        return driven and _certified(fit) > self.tol
+        driven = isinstance(fit.scheme, LeastSquaresNested | ScoreDualNested)
+        return driven and fit.certificate is not None and _certified(fit) > self.tol
 
     def _diagnose(self, fit: Fit) -> Diagnosis:
         generator = torch_generator(self.random_state, _CERTIFY)
@@ -351,6 +395,11 @@ class Solver:
         if fit.initial_error > 0.5 * reached:
             advice = (
                 "Most of it is the error of the initial law, which the `flow` cannot represent."
+            )
+        elif fit.flow.marched_by_scores:
+            advice = (
+                "Try flow=ConditionalFlow(capacity=2), or ScoreDualNested with a smaller "
+                "tolerance and more n_samples."
             )
         else:
             advice = self._diagnose(fit).advice()
@@ -379,6 +428,12 @@ class Solver:
                 UserWarning,
                 stacklevel=4,
             )
+
+
+def _default_scheme(flow: Flow, effort: Effort) -> Scheme:
+    if flow.marched_by_scores:
+        return ScoreDualNested()
+    return LeastSquaresNested(effort.tolerance, effort.n_samples)
 
 
 def _certified(fit: Fit) -> float:

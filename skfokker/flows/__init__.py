@@ -4,6 +4,7 @@ from .affine import AffineFlow
 from .base import AutogradLinearization, Flow, Linearization
 from .choice import choose_flow
 from .composition import Composition
+from .conditional import ConditionalFlow
 from .elementwise import ElementwiseFlow
 from .frame import Frame
 from .inverse import Inverse
@@ -17,6 +18,7 @@ __all__ = [
     "AffineFlow",
     "AutogradLinearization",
     "Composition",
+    "ConditionalFlow",
     "ElementwiseFlow",
     "Flow",
     "Frame",

@@ -31,6 +31,11 @@ class Flow(BaseEstimator):
         parameters of its own. The normal equations then split into d small ones.
     reserve : bool
         True if a march may leave the map asleep, at the identity, until it needs it.
+    chosen : bool
+        False if a fit has to choose the functions of the family first.
+    marched_by_scores : bool
+        True if the scores of the parameters are at hand coordinate by coordinate, so that
+        :class:`~skfokker.schemes.ScoreDualNested` can march the family.
     moves_otherwise : bool
         True if the velocity that the family gives for its law is not the tangent
         (dT/dtheta) dtheta of its map; see :meth:`law_velocity`.
@@ -42,12 +47,18 @@ class Flow(BaseEstimator):
 
     separable: bool = False
     reserve: bool = False
+    chosen: bool = True
+    marched_by_scores: bool = False
     moves_otherwise: bool = False
     closed_form: bool = False
 
     def n_parameters(self, d: int) -> int:
         """Length m of ``theta`` in dimension d."""
         raise NotImplementedError
+
+    def numbers_per_point(self, d: int) -> int:
+        """Numbers that intermediate arrays hold for a point, at most, to bound memory by."""
+        return d + self.n_parameters(d)
 
     def init(self, d: int, generator: torch.Generator | None = None) -> Tensor:
         """Parameters (m,), float64, of the identity map (or of the map closest to it)."""

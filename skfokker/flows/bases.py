@@ -47,11 +47,15 @@ class CubicSplines(Basis):
     ----------
     knots : array-like (k,)
         Increasing.
+    width : float, optional
+        Length of the cells that integrals of the functions are taken over, at most; None takes
+        1/36 of the whole.
     """
 
-    def __init__(self, knots):
+    def __init__(self, knots, width=None):
         self.knots = np.asarray(knots, dtype=float)
         self.lower, self.upper = float(self.knots[0]), float(self.knots[-1])
+        self.width = (self.upper - self.lower) / 36 if width is None else float(width)
         n = len(self.knots) - 1
         self.size = n + 3
         full = np.concatenate([[self.lower] * 3, self.knots, [self.upper] * 3])
@@ -187,7 +191,7 @@ def as_basis(spec) -> Basis:
     Parameters
     ----------
     spec : sequence
-        ("splines", knots) or ("polynomials", lower, upper, size[, saturation]).
+        ("splines", knots[, width]) or ("polynomials", lower, upper, size[, saturation]).
 
     Raises
     ------
@@ -205,10 +209,16 @@ def as_basis(spec) -> Basis:
 
 
 def as_cells(basis: Basis, fewest: int = 14) -> Cells:
-    """Cells on which the functions of a basis are smooth, ``fewest`` of them at least."""
+    """Cells on which the functions of a basis are smooth, and so short that products are as well.
+
+    Of polynomials ``fewest`` cells.
+    """
     if isinstance(basis, CubicSplines):
-        times = -(-fewest // (len(basis.knots) - 1))
-        share = np.arange(times) / times
-        starts = basis.knots[:-1, None] + np.diff(basis.knots)[:, None] * share
-        return Cells(np.append(starts.ravel(), basis.upper))
+        spans = np.diff(basis.knots)
+        counts = np.ceil(spans / basis.width - 1e-9).astype(int)
+        pieces = [
+            start + span * np.arange(n) / n
+            for start, span, n in zip(basis.knots, spans, counts, strict=False)
+        ]
+        return Cells(np.append(np.concatenate(pieces), basis.upper))
     return Cells(np.linspace(basis.lower, basis.upper, fewest + 1))

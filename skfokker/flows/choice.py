@@ -5,23 +5,22 @@ from __future__ import annotations
 from .affine import AffineFlow
 from .base import Flow
 from .composition import Composition
+from .conditional import ConditionalFlow
 from .elementwise import ElementwiseFlow
 from .inverse import Inverse
 from .mixture import MixtureFlow
-from .triangular import TriangularFlow
 
 
 def choose_flow(
     structure, *, gaussian: bool = True, diagonal: bool = True, parts: int = 1, capacity: int = 1
-) -> Flow:
-    """The map that suits a potential of the given structure.
+) -> tuple[Flow, str]:
+    """The map that suits a potential of the given structure, and why.
 
     - quadratic V, Gaussian start: affine, which is exact (section 3.4);
     - V a sum over coordinates: one monotone spline a coordinate, parametrised on the side of
       the data, behind a diagonal affine map;
     - mass that ends in several modes: a mixture of Gaussians;
-    - otherwise: triangular maps in both orders between splines, all on the side of the data,
-      before an affine map; in up to four dimensions with more of them in reserve.
+    - otherwise: conditional densities, one coordinate given those before it.
 
     Parameters
     ----------
@@ -39,28 +38,17 @@ def choose_flow(
     """
     separable = structure.separable and diagonal
     if structure.quadratic and gaussian:
-        return AffineFlow(diagonal=separable)
+        return AffineFlow(diagonal=separable), "flow: V is quadratic, where affine maps are exact"
     if separable:
-        return Composition(
-            [
-                Inverse(ElementwiseFlow(n_intervals=48 * capacity, radius=6.0)),
-                AffineFlow(diagonal=True),
-            ]
-        )
+        layers = [
+            Inverse(ElementwiseFlow(n_intervals=48 * capacity, radius=6.0)),
+            AffineFlow(diagonal=True),
+        ]
+        return Composition(layers), "flow: V is a sum over coordinates, one spline for each"
     d = len(structure.interacts)
     if parts > 1:
         if d <= 3:  # there parts overlap on their way, and more of them follow it better
             parts = max(3 * parts // 2, min(5 * parts // 2, 16))
-        return MixtureFlow(capacity * parts)
-    n_hidden = capacity * max(24, 3 * d)
-    n_reserve = 3 if d <= 4 else 0
-    layers = [
-        Inverse(ElementwiseFlow(n_intervals=16 * capacity)),
-        Inverse(TriangularFlow(n_hidden)),
-        Inverse(TriangularFlow(n_hidden, reverse=True)),
-        Inverse(ElementwiseFlow(n_intervals=16 * capacity)),
-    ]
-    for _ in range(n_reserve):
-        for reverse in (False, True):
-            layers.append(Inverse(TriangularFlow(16 * capacity, reverse, reserve=True)))
-    return Composition([*layers, AffineFlow()])
+        reason = f"flow: particles sent ahead end in modes that {parts} Gaussians describe"
+        return MixtureFlow(capacity * parts), reason
+    return ConditionalFlow(), "flow: coordinates interact"

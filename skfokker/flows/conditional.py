@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bases import ORDER, as_basis, as_cells
 from .base import Flow, Linearization
+from .bases import ORDER, as_basis, as_cells
 from .inverse import _Solve
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -58,6 +58,7 @@ class ConditionalFlow(Flow):
     """
 
     closed_form = True
+    marched_by_scores = True
 
     def __init__(self, own=None, features=None, groups=None, order=None, capacity=1):
         self.own = own
@@ -70,6 +71,17 @@ class ConditionalFlow(Flow):
     def chosen(self) -> bool:
         """Whether the functions are given; if not a fit has to choose them."""
         return self.own is not None
+
+    def summary(self) -> str:
+        """A line that says what it consists of."""
+        if not self.chosen:
+            return "ConditionalFlow()"
+        sizes = [len(block) for block in self.blocks()]
+        blocks = ", ".join(f"{sizes.count(k)} of {k}" for k in sorted(set(sizes)))
+        return (
+            f"ConditionalFlow, {self.n_parameters(len(self.own))} parameters; independent blocks "
+            f"of coordinates: {blocks}"
+        )
 
     @property
     def factors(self) -> list[Factor]:

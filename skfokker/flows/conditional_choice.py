@@ -13,14 +13,15 @@ from .conditional import ConditionalFlow
 _PLANE = 2  # coordinates of a block that products of splines are affordable for
 _INTERVALS, _PARENT_INTERVALS = 24, 16  # of the splines, own and of the coordinate before
 _OWN, _DEGREE, _SATURATION = 6, 4, 3.2  # of the polynomials
+_FINEST = 120  # cells that the box of a coordinate is cut into, at most
 _BUDGET = 80  # parameters of a coordinate
 
 
 def choose_conditional(
     interacts: np.ndarray,
+    mean: np.ndarray,
     covariance: np.ndarray,
     seen: np.ndarray,
-    box: np.ndarray,
     capacity: int = 1,
 ) -> ConditionalFlow:
     """Conditional densities that suit a potential.
@@ -35,17 +36,16 @@ def choose_conditional(
     ----------
     interacts : ndarray (d, d) of bool
         See :class:`skfokker.structure.Structure`.
-    covariance : ndarray (d, d)
+    mean, covariance : ndarray (d,), (d, d)
         Of the start.
     seen : ndarray (k, n, d)
         Particles of the equation at k times.
-    box : ndarray (2, d)
-        Bounds within which the law stays.
     capacity : int
         Multiplies the number of functions.
     """
     d = len(interacts)
     scale = np.sqrt(np.diag(covariance))
+    box = bounds(mean, scale, seen)
     linked = np.abs(covariance) > 1e-9 * np.outer(scale, scale)
     near = (interacts | linked) & ~np.eye(d, dtype=bool)
     number, label = connected_components(csr_matrix(near), directed=False)
@@ -57,12 +57,17 @@ def choose_conditional(
             for k in _block_order(near[np.ix_(members, members)], seen[:, :, members])
         ]
     position = {coordinate: i for i, coordinate in enumerate(order)}
-    sizes = np.bincount(label)
+    # quadratures have to resolve the narrowest law on the way
+    spans = np.ptp(box, axis=0)
+    widths = np.minimum(spans / 36, 0.7 * np.minimum(scale, seen.std(1).min(0)))
+    fine = np.array([(spans / widths)[label == block].max() for block in range(number)])
+    plane = (np.bincount(label) <= _PLANE) & (fine <= _FINEST)
     for i, coordinate in enumerate(order):
         lower, upper = (float(b) for b in box[:, coordinate])
-        if sizes[label[coordinate]] <= _PLANE:
+        if plane[label[coordinate]]:
             points = seen[:, :, coordinate].ravel()
-            own[i] = ("splines", spline_knots(points, lower, upper, _INTERVALS * capacity))
+            knots = spline_knots(points, lower, upper, _INTERVALS * capacity)
+            own[i] = ("splines", knots, float(widths[coordinate]))
             few = spline_knots(points, lower, upper, _PARENT_INTERVALS * capacity)
             features[i] = ("splines", few)
             groups[i] = [_everything(features, order, near, i)]
@@ -74,6 +79,19 @@ def choose_conditional(
             features[i] = ("polynomials", float(middle - half), float(middle + half), degree + 1)
             groups[i] = _neighbours(near, order, position, i, degree, _BUDGET * capacity)
     return ConditionalFlow(own, features, groups, order, capacity)
+
+
+def bounds(mean: np.ndarray, scale: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Bounds (2, d) that the law is expected to stay within.
+
+    Six standard deviations of the start, and what particles have seen later with a quarter of its
+    width on either side.
+    """
+    low, high = seen.min((0, 1)), seen.max((0, 1))
+    margin = 0.25 * np.ptp(seen[1:], axis=(0, 1))
+    return np.stack(
+        [np.minimum(mean - 6 * scale, low - margin), np.maximum(mean + 6 * scale, high + margin)]
+    )
 
 
 def _everything(features, order, near, i):

@@ -3,11 +3,13 @@
 from .adam_nested import AdamNested
 from .base import Scheme, Step
 from .dual_features import DualFeatures
+from .errors import MarchError
 from .euler import ForwardEuler
 from .flat import FlatGradient
-from .least_squares import LeastSquaresNested, MarchError
+from .least_squares import LeastSquaresNested
 from .projected import ProjectedMetric
 from .proximal import SemiImplicitNested
+from .score_duals import ScoreDualNested
 
 __all__ = [
     "AdamNested",
@@ -18,6 +20,7 @@ __all__ = [
     "MarchError",
     "ProjectedMetric",
     "Scheme",
+    "ScoreDualNested",
     "SemiImplicitNested",
     "Step",
 ]

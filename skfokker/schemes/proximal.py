@@ -14,8 +14,8 @@ from ..equation import log_normal
 from ..flows.affine import AffineFlow
 from ..potentials import PotentialError
 from .base import Scheme, Step
+from .errors import MarchError
 from .features import train_dormant
-from .least_squares import MarchError
 from .normal_equations import InnerProblem
 from .points import draw_seed, normal_grid, sobol_normal
 from .projected import as_metric
