@@ -84,7 +84,7 @@ def whole(tmp_path_factory):
 # -------------------------------------------------------------------- resuming
 
 
-@pytest.mark.parametrize("fraction", [0.3, 0.75])
+@pytest.mark.parametrize("fraction", [0.3, 0.55])  # beyond that the march is certified
 @pytest.mark.parametrize("what", [raise_error, press_ctrl_c], ids=["exception", "ctrl-c"])
 def test_resuming_gives_the_same_bits(whole, tmp_path, fraction, what):
     path = tmp_path / "march.ckpt"
@@ -107,7 +107,7 @@ def test_resuming_gives_the_same_bits(whole, tmp_path, fraction, what):
 def test_resume_true_starts_where_there_is_nothing_yet(whole, tmp_path):
     path = tmp_path / "march.ckpt"
     with pytest.raises(RuntimeError):
-        estimator().fit(Trouble(int(0.6 * whole[1]), raise_error), checkpoint=path, resume=True)
+        estimator().fit(Trouble(int(0.5 * whole[1]), raise_error), checkpoint=path, resume=True)
     assert_same(whole[0], estimator().fit(well, checkpoint=path, resume=True))
     with pytest.raises(ValueError, match="resume=True.*checkpoint is None"):
         estimator().fit(well, resume=True)

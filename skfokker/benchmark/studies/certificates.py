@@ -86,8 +86,9 @@ def _row(case: Case, options: StudyOptions) -> list[str]:
         chosen["scheme"] = case.scheme()
     law, seconds, failure = timed_fit(problem, options, **chosen)
     row = [problem.name, case.label, f"{case.t_final:g}"]
-    if law is None:
-        return [*row, failure.splitlines()[0][:60], *[""] * 6, number(seconds, "seconds")]
+    if law is None or law.certificate is None:  # the clock may stop either
+        said = "no certificate" if law is not None else failure.splitlines()[0][:60]
+        return [*row, said, *[""] * 6, number(seconds, "seconds")]
     error = ""
     if problem.has_density:
         error = number(measure(problem, law, case.t_final, options.references)["kl_fit_true"])
