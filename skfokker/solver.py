@@ -9,7 +9,9 @@ from functools import cached_property
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse.csgraph import connected_components
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
@@ -243,7 +245,8 @@ class Solver:
         gaussian, diagonal = initial_shape(self.initial, self.equation.d)
         coupled = not self.structure.separable or not diagonal
         parts = 1
-        if coupled and not self.structure.quadratic and self.n_modes > 1:
+        hard = coupled and not self.structure.quadratic and self._largest_block() > 2
+        if hard and self.n_modes > 1:
             parts = self._n_parts()
         return choose_flow(
             self.structure,
@@ -252,6 +255,13 @@ class Solver:
             parts=parts,
             capacity=effort.capacity,
         )
+
+    def _largest_block(self) -> int:
+        """Coordinates, at most, that depend on each other, directly or through others."""
+        scale = initial_moments(self.initial, self.equation.d, self.device)[1]
+        linked = (scale @ scale.T).abs() > 1e-9 * scale.norm(dim=1).outer(scale.norm(dim=1))
+        ties = self.structure.interacts | linked.cpu().numpy()
+        return int(np.bincount(connected_components(ties, directed=False)[1]).max())
 
     def _choose_functions(self, capacity: int) -> ConditionalFlow:
         """Functions of conditional densities, where particles sent ahead were seen."""

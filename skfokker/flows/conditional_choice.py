@@ -84,11 +84,11 @@ def choose_conditional(
 def bounds(mean: np.ndarray, scale: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Bounds (2, d) that the law is expected to stay within.
 
-    Six standard deviations of the start, and what particles have seen later with a quarter of its
+    Six standard deviations of the start, and what particles have seen later with a third of its
     width on either side.
     """
     low, high = seen.min((0, 1)), seen.max((0, 1))
-    margin = 0.25 * np.ptp(seen[1:], axis=(0, 1))
+    margin = 0.35 * np.ptp(seen[1:], axis=(0, 1))
     return np.stack(
         [np.minimum(mean - 6 * scale, low - margin), np.maximum(mean + 6 * scale, high + margin)]
     )
