@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import Potential
-from .checks import PotentialError, _show
+from .checks import PotentialError, _show, rounding
 
 _N_PAIRS = 512
 _LENGTH = 0.1  # of a pair of neighbours, in standard deviations a coordinate
@@ -59,8 +59,8 @@ def find_jump(potential: Potential, x: Tensor, scale: Tensor, beta: float) -> Ju
         slope = (gradient.view(3, *a.shape) * (b - a)).sum(2)
         unexplained = (at_b - at_a - (slope[0] + 4 * slope[1] + slope[2]) / 6).abs()
         unexplained = torch.where(torch.isfinite(unexplained), unexplained, 0.0)
-        rounding = 100 * _eps(value) * (at_a.abs() + at_b.abs())
-        suspect = unexplained > 0.01 * beta + rounding
+        noise = 100 * rounding(value) * (at_a.abs() + at_b.abs())
+        suspect = unexplained > 0.01 * beta + noise
         if not suspect.any():
             return None
         worst = torch.where(suspect, unexplained, 0.0).topk(min(_N_SUSPECTS, len(a))).indices
@@ -96,7 +96,7 @@ def refuse_wrong_gradients(potential: Potential, mean: Tensor, scale: Tensor) ->
         gradient = gradient.view(3, *x.shape)[1]
         slope, rise = (gradient * step).sum(1), (above - below) / 2
         size = gradient.norm(dim=1) * step.norm(dim=1)
-        wrong = wrong & ((rise - slope).abs() > 1e-2 * size + 10 * _eps(value) * here.abs())
+        wrong = wrong & ((rise - slope).abs() > 1e-2 * size + 10 * rounding(value) * here.abs())
     if wrong.double().mean() > 0.7:
         k = int(wrong.nonzero()[0, 0])
         raise ValueError(
@@ -104,12 +104,6 @@ def refuse_wrong_gradients(potential: Potential, mean: Tensor, scale: Tensor) ->
             f"slope along a direction is {_per(slope[k], step[k])} by the gradient and "
             f"{_per(rise[k], step[k])} by differences; correct the gradient"
         )
-
-
-def _eps(value: Tensor) -> float:
-    """Relative rounding of values, which may have been computed in float32."""
-    single = (value == value.float().to(value)).all()
-    return torch.finfo(torch.float32 if single else value.dtype).eps
 
 
 def _per(rise: Tensor, step: Tensor) -> str:
