@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .checkpoint import Checkpoints, find_checkpoint
+from .cloning import CloneMixin
 from .corrector import ParticleCorrector
 from .densities import DensityPotential
 from .equation import FokkerPlanck
@@ -36,7 +37,7 @@ from .trajectory import Trajectory
 from .validation import SuggestingMixin, as_horizon, resolve_device
 
 
-class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEstimator):
+class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMixin, BaseEstimator):
     r"""Samples and densities of the solution of a Fokker-Planck equation at every time.
 
     Solves :math:`\partial_t \rho = \nabla \cdot (\rho \nabla V) + \beta \Delta \rho` in

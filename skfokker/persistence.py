@@ -11,6 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 
 import skfokker
 
+from .cloning import detached
+
 STATE_VERSION = 1
 
 # From the version of an older state to the function that makes the next version of it.
@@ -101,7 +103,8 @@ class PersistentMixin:
         # A copy within the process is no pickling: nothing has to be left out.
         new = type(self).__new__(type(self))
         memo[id(self)] = new
-        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        state = {name: detached(value) for name, value in self.__dict__.items()}
+        new.__dict__.update(copy.deepcopy(state, memo))
         return new
 
     def __copy__(self) -> Any:

@@ -50,7 +50,10 @@ def read_potential(
         estimator.__dict__.pop("feature_names_in_", None)
         return potential, None
     if isinstance(potential, Tensor):
-        potential = potential.detach().cpu().numpy()
+        potential = potential.detach().cpu()
+        if potential.is_floating_point():  # numpy has no bfloat16
+            potential = potential.double()
+        potential = potential.numpy()
     X = validate_data(
         estimator, potential, reset=continued is None, dtype=np.float64, ensure_min_samples=2
     )

@@ -78,7 +78,8 @@ def as_times(t: Any, t_final: float, n: int | None = None) -> float | np.ndarray
     if t is None:
         return t_final
     if isinstance(t, Tensor):
-        t = t.detach().cpu().numpy()
+        t = t.detach().cpu()
+        t = (t.to(torch.float64) if t.is_floating_point() else t).numpy()
     try:
         times = np.asarray(t, dtype=float)
     except (TypeError, ValueError) as error:
@@ -86,7 +87,7 @@ def as_times(t: Any, t_final: float, n: int | None = None) -> float | np.ndarray
     if times.ndim and (n is None or times.shape != (n,)):
         wanted = "a number" if n is None else f"a number, or one time a row: shape ({n},)"
         raise ValueError(f"t must be {wanted}, got shape {times.shape}.")
-    slack = 1e-12 * t_final
+    slack = float(np.finfo(np.float32).eps) * t_final  # times that have been in float32
     outside = ~((times >= -slack) & (times <= t_final + slack))
     if outside.any():
         bad = float(times[outside].flat[0] if times.ndim else times)
@@ -103,7 +104,10 @@ def as_horizon(y: Any, t_final: Any, default: float | str) -> float | str:
 
     A time, or "equilibrium".
     """
-    scalar = isinstance(y, Real | str) or (isinstance(y, np.ndarray | Tensor) and y.ndim == 0)
+    scalar = isinstance(y, Real | str)
+    if isinstance(y, np.ndarray | Tensor):  # of one number too: no labels of a data set
+        scalar = math.prod(y.shape) == 1
+        y = y.item() if scalar else y
     if scalar and t_final is not None:
         raise TypeError(
             f"t_final was given twice: {y!r} as the second argument and t_final={t_final!r}; give "

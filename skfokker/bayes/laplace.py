@@ -15,7 +15,6 @@ from torch import Tensor
 from ..initial import Gaussian
 from ..potentials import check_potential
 from ..validation import torch_generator
-from .log_density import unvalidated
 from .modes import more_modes
 
 _OUTSIDE = 1e10  # what the optimiser sees outside the support
@@ -147,17 +146,16 @@ def laplace(
     generator = torch_generator(random_state, 2000)
     points = _starts(potential, d, starts, n_starts, spread, generator)
     noise = _noise(max(n_draws, 4 * d), d, generator)
-    with unvalidated():
-        found = [_follow(potential, x, noise) for x in points]
-        found = _distinct([candidate for candidate in found if candidate is not None])
-        if sum(one[3] for one in found) > 1:  # a centre of indefinite curvature is no mode
+    found = [_follow(potential, x, noise) for x in points]
+    found = _distinct([candidate for candidate in found if candidate is not None])
+    if sum(one[3] for one in found) > 1:  # a centre of indefinite curvature is no mode
 
-            def follow(x):
-                return _follow(potential, x, noise)
+        def follow(x):
+            return _follow(potential, x, noise)
 
-            found = more_modes(potential, found, follow, _distinct, generator)
-        if n_iterations:
-            found = _distinct([_relax(potential, one, noise, n_iterations) for one in found])
+        found = more_modes(potential, found, follow, _distinct, generator)
+    if n_iterations:
+        found = _distinct([_relax(potential, one, noise, n_iterations) for one in found])
     if not found:
         raise ValueError(
             f"The search found no point with a finite curvature from {len(points)} starts: the "
@@ -210,8 +208,7 @@ def _starts(potential, d, starts, n_starts, spread, generator) -> np.ndarray:
     else:
         points = spread * torch.randn(20 * n_starts, d, generator=generator).double().numpy()
         points[0] = 0
-    with unvalidated():
-        value, gradient = potential.value_and_grad(torch.from_numpy(points))
+    value, gradient = potential.value_and_grad(torch.from_numpy(points))
     inside = (torch.isfinite(value) & torch.isfinite(gradient).all(1)).numpy()
     if not inside.any():
         raise ValueError(

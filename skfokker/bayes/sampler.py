@@ -14,10 +14,12 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch.distributions import Distribution
 
+from ..cloning import CloneMixin
 from ..flows import AffineFlow, Composition, ElementwiseFlow, Flow, ScaleFlow, TriangularFlow
 from ..initial import Gaussian
 from ..potentials import Potential
 from ..schemes.base import Scheme
+from ..seeded import Seeded
 from ..validation import SuggestingMixin, torch_generator
 from .constraints import Blocks, ConstrainedPotential
 from .equilibrium import FreeEnergyDescent
@@ -44,7 +46,7 @@ def posterior_flow(d: int) -> Flow:
     )
 
 
-class PosteriorSampler(SuggestingMixin, BaseEstimator):
+class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
     r"""Fits a flow to a posterior; every stage can be looked at afterwards.
 
     1. ``laplace``: modes by L-BFGS, a Gaussian over them.
@@ -351,9 +353,8 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
         return torch.linalg.solve_triangular(root, (x - mean).T, upper=False).T.numpy()
 
     def _pilot(self, work: Callable[[], float]) -> float:
-        """Work that draws from torch's global stream, on a seed of its own."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_generator(self.random_state, 2002).initial_seed())
+        """Work that draws from torch distributions, on a seed of its own."""
+        with torch.no_grad(), Seeded(torch_generator(self.random_state, 2002).initial_seed()):
             return work()
 
     def _gaussians_do(self) -> bool:

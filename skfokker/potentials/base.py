@@ -9,12 +9,13 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from ..cloning import CloneMixin
 from .foreign import guarded
 
 _PACKAGE = __name__.partition(".")[0]
 
 
-class Potential(BaseEstimator):
+class Potential(CloneMixin, BaseEstimator):
     """A potential V: R^d -> R, the drift of the equation being -grad V (equation (5)).
 
     Holds hyper-parameters only, so that it clones like any scikit-learn component. A new

@@ -262,7 +262,7 @@ def check_answers(potential: Potential, device: str | torch.device = "cpu") -> N
             k = int(gap.argmax())
             raise ValueError(
                 f"potential depends on the other points of the call: at x = {_show(x[k])} its "
-                f"{name} differed by {float(gap[k]):.2g} (of a size of {float(size):.2g}) between a "
+                f"{name} differed by {float(gap[k]):.2g} (size {float(size):.2g}) between a "
                 f"call with {n} rows and one with {n // 2} of them. Each row must be a function of "
                 "its own point alone: put modules in evaluation mode (batch norm: module.eval()), "
                 "and leave out minima, means and normalisations over the batch (axis 0)."

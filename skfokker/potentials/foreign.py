@@ -19,8 +19,8 @@ _DTYPE = re.compile(
 _NUMPY = re.compile(r"call numpy\(\) on Tensor|detach\(\)\.numpy\(\)", re.I)
 
 
-def ask(function: Callable[[Tensor], Any], x: Tensor) -> Any:
-    """What a function of a user's says of the points x (n, d).
+def ask(function: Callable[[Tensor], Any], x: Tensor, name: str = "potential") -> Any:
+    """What a function of a user's, called ``name`` in messages, says of the points x (n, d).
 
     It gets points of its own, which it may write into, that require a gradient, with grad mode on:
     such code may differentiate by itself. Torch distributions inside it give NaN or -inf, not an
@@ -52,7 +52,7 @@ def ask(function: Callable[[Tensor], Any], x: Tensor) -> Any:
                 with _Unvalidated():
                     answer = function(points())
         except RuntimeError as error:
-            hint = _hint(error, x)
+            hint = _hint(error, x, name)
             if hint is None:
                 raise
             raise TypeError(hint) from error
@@ -78,17 +78,17 @@ def _detached(answer: Any) -> Any:
     return answer
 
 
-def _hint(error: RuntimeError, x: Tensor) -> str | None:
+def _hint(error: RuntimeError, x: Tensor, name: str) -> str | None:
     message = " ".join(str(error).split())
     if _NUMPY.search(message):
         return (
-            "potential must be written with torch functions, but it calls numpy (torch says: "
+            f"{name} must be written with torch functions, but it calls numpy (torch says: "
             f"{message}); use NumpyPotential(value, gradient, n_features) for numpy code, with "
             "gradient='differences' where there is no gradient (NumpyLogDensity for a log density)"
         )
     if x.dtype == torch.float64 and _DTYPE.search(message):
         return (
-            "potential mixes the float64 points that it is given with numbers of another type, "
+            f"{name} mixes the float64 points that it is given with numbers of another type, "
             f"probably float32, torch's default (torch says: {message}); make its constants and "
             "weights float64: tensor.double(), module.double(), or torch.tensor(..., "
             "dtype=torch.float64)"
