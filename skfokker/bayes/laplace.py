@@ -13,9 +13,10 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from ..initial import Gaussian
-from ..potentials import check_potential
+from ..potentials import Potential, check_potential
 from ..validation import torch_generator
 from .modes import more_modes
+from .support import _FALL, _FAR, UnboundedDensityError, refuse_unbounded, with_support
 
 _OUTSIDE = 1e10  # what the optimiser sees outside the support
 
@@ -132,6 +133,8 @@ def laplace(
     ------
     ValueError
         Where V is finite at none of the starts.
+    UnboundedDensityError
+        Where exp(-V) grows without bound, as where an energy was given for a log density.
 
     Examples
     --------
@@ -144,7 +147,7 @@ def laplace(
     potential = check_potential(potential, n_features)
     d = potential.n_features_in_
     generator = torch_generator(random_state, 2000)
-    points = _starts(potential, d, starts, n_starts, spread, generator)
+    potential, points = _starts(potential, d, starts, n_starts, spread, generator)
     noise = _noise(max(n_draws, 4 * d), d, generator)
     found = [_follow(potential, x, noise) for x in points]
     found = _distinct([candidate for candidate in found if candidate is not None])
@@ -202,13 +205,21 @@ def covariance_root(hessian: np.ndarray) -> tuple[np.ndarray, bool]:
     return root * np.sign(np.diag(root)), definite
 
 
-def _starts(potential, d, starts, n_starts, spread, generator) -> np.ndarray:
+def _starts(potential, d, starts, n_starts, spread, generator) -> tuple[Potential, np.ndarray]:
+    """The potential with its walls infinite, and points inside."""
     if starts is not None:
         points = np.array(starts, dtype=float).reshape(-1, d)
     else:
         points = spread * torch.randn(20 * n_starts, d, generator=generator).double().numpy()
         points[0] = 0
+    potential = with_support(potential, points)
     value, gradient = potential.value_and_grad(torch.from_numpy(points))
+    if (value == -torch.inf).any():
+        k = int((value == -torch.inf).nonzero()[0, 0])
+        raise UnboundedDensityError(
+            f"The log density is +inf at x = {points[k].round(4).tolist()}. Outside its support it "
+            "is -inf: is its sign wrong, was an energy V given where V = -log density?"
+        )
     inside = (torch.isfinite(value) & torch.isfinite(gradient).all(1)).numpy()
     if not inside.any():
         raise ValueError(
@@ -221,15 +232,22 @@ def _starts(potential, d, starts, n_starts, spread, generator) -> np.ndarray:
             )
         )
     points = points[inside]
-    return points if starts is not None else points[:n_starts]
+    return potential, points if starts is not None else points[:n_starts]
 
 
 def _follow(potential, start: np.ndarray, noise: Tensor) -> tuple | None:
     """Centre, root, evidence bound and definiteness of the best Gaussian along one path."""
 
+    first, looked = float(potential(torch.from_numpy(start)[None])), False
+    far = _FAR * (1 + np.abs(start).max())
+
     def objective(x):
+        nonlocal looked
         value, gradient = potential.value_and_grad(torch.from_numpy(x)[None])
         value, gradient = float(value), gradient[0].numpy()
+        if not looked and value < first - _FALL and np.abs(x).max() > far:
+            looked = True
+            refuse_unbounded(potential, start, x)
         if not (math.isfinite(value) and np.isfinite(gradient).all()):
             return _OUTSIDE, x - start
         return value, gradient

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from ..potentials import CallablePotential, DistributionPotential, NumpyPotential, Potential
 from ..potentials.adapters import central_differences, is_differences, to_numpy
 from ..potentials.base import as_dimension
+from ..potentials.boundaries import refuse_periodic
 from ..potentials.foreign import ask
 
 
@@ -320,7 +321,9 @@ def as_log_density(target: Any, n_features: int | None = None) -> Potential:
             return CallablePotential(target, as_dimension(n_features, "n_features"))
         return target
     if isinstance(target, Distribution):
-        return DistributionPotential(target)
+        potential = DistributionPotential(target)
+        refuse_periodic(potential, target)
+        return potential
     if hasattr(target, "log_density_gradient") and hasattr(target, "param_unc_num"):
         return stan_log_density(target)
     if hasattr(target, "compile_dlogp") and hasattr(target, "value_vars"):

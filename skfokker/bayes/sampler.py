@@ -18,6 +18,7 @@ from ..cloning import CloneMixin
 from ..flows import AffineFlow, Composition, ElementwiseFlow, Flow, ScaleFlow, TriangularFlow
 from ..initial import Gaussian
 from ..potentials import Potential
+from ..potentials.checks import check_answers
 from ..schemes.base import Scheme
 from ..seeded import Seeded
 from ..validation import SuggestingMixin, torch_generator
@@ -29,6 +30,7 @@ from .mixture_law import DefensiveLaw, best_share, laplace_mixture
 from .posterior import Posterior
 from .precondition import Preconditioner
 from .separable import coordinate_draws, is_separable, separable_flow
+from .support import UnboundedDensityError, with_support
 
 
 def posterior_flow(d: int) -> Flow:
@@ -176,6 +178,8 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
                     "an array (k, d)."
                 )
             starts = self.blocks_.free(starts).numpy()
+        check_answers(self.potential_)
+        self.potential_ = with_support(self.potential_, self._somewhere(d, starts))
         mean, root = self._start(d, starts)
         clock.lap("laplace")
         width = torch.from_numpy(root).square().sum(1).sqrt()
@@ -305,6 +309,18 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
             self.search_ = self._look_around(mean, root, starts)
         return mean.numpy(), root.numpy()
 
+    def _somewhere(self, d: int, starts: Any) -> np.ndarray:
+        """Points (n, d) to look at first, those of the search among them."""
+        points = self.spread * np.random.default_rng(1).normal(size=(64, d))
+        if self.start != "laplace":
+            gaussian = self.start if isinstance(self.start, Gaussian) else Gaussian(*self.start)
+            mean, root = (a.numpy() for a in gaussian.moments(d))
+            points = np.concatenate([mean[None], mean + points @ root.T])
+        if starts is not None:
+            given = np.array(starts, dtype=float).reshape(-1, d)
+            points = np.concatenate([given, given.mean(0) + points])
+        return points
+
     def _everywhere(self, mean: np.ndarray, root: np.ndarray) -> np.ndarray:
         """Points (512, d) about the start and in all the modes known, twice as wide as these."""
         rng = np.random.default_rng(0)
@@ -326,6 +342,8 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
             starts = mean.numpy() + (reach * noise) @ root.numpy().T
         try:
             return laplace(self.potential_, starts=starts, random_state=self.random_state)
+        except UnboundedDensityError:
+            raise
         except ValueError:
             return None
 

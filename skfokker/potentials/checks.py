@@ -135,7 +135,10 @@ def check_potential(
         does not depend on the points (no gradient).
     """
     if isinstance(potential, Distribution):
-        potential = DistributionPotential(potential, beta)
+        from .boundaries import refuse_periodic
+
+        distribution, potential = potential, DistributionPotential(potential, beta)
+        refuse_periodic(DistributionPotential(distribution), distribution)
     if isinstance(potential, type):
         raise TypeError(
             f"potential must be an object, got the class {potential.__name__}; "

@@ -1,0 +1,127 @@
+"""Where a log density ends: walls coded as huge numbers, and densities without an integral."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..potentials import Potential
+from ..potentials.checks import PotentialError, _show
+
+_HIGH = 1e3  # nats below the best point: what may be a wall
+_SHARP = 0.1  # share of a rise that is left at one place, and makes it a jump
+_FAR = 1e6  # times the scale of the start: too far for a mode, unless shown otherwise
+_FALL = 1e3  # nats
+
+
+class UnboundedDensityError(PotentialError):
+    """The log density grows without bound: it has no integral, and perhaps the wrong sign."""
+
+
+class Supported(Potential):
+    """V, infinite from a level on that it jumps to.
+
+    Parameters
+    ----------
+    potential : Potential
+    level : float
+    """
+
+    def __init__(self, potential: Potential, level: float):
+        self.potential = potential
+        self.level = level
+
+    @property
+    def n_features_in_(self) -> int:
+        return self.potential.n_features_in_
+
+    def __call__(self, x):
+        value = self.potential(x)
+        return torch.where(value < self.level, value, torch.inf)
+
+    def value_and_grad(self, x):
+        value, gradient = self.potential.value_and_grad(x)
+        return torch.where(value < self.level, value, torch.inf), gradient
+
+
+@torch.no_grad()
+def with_support(potential: Potential, points: np.ndarray) -> Potential:
+    """V with walls that are coded as a huge finite number (log density -1e30) made infinite.
+
+    Between the lowest and the highest point V is followed to where it rises; where a tenth of the
+    rise is left at one place, that is a wall.
+
+    Parameters
+    ----------
+    potential : Potential
+    points : ndarray (n, d)
+        Some inside, and perhaps some outside the support.
+    """
+    if isinstance(potential, Supported):
+        return potential
+    x = torch.from_numpy(np.ascontiguousarray(points))
+    value = potential(x).double()
+    finite = torch.isfinite(value)
+    if not finite.any():
+        return potential
+    low = x[torch.where(finite, value, torch.inf).argmin()]
+    high = x[torch.where(finite, value, -torch.inf).argmax()]
+    bottom, top = float(value[finite].min()), float(value[finite].max())
+    if not top - bottom > _HIGH:
+        return potential
+    at_low, at_high = bottom, top
+    for k in range(50):
+        middle = (low + high) / 2
+        here = float(potential(middle[None]))
+        if here - bottom > 0.5 * (top - bottom):
+            high, at_high = middle, here
+        else:  # infinite and NaN have an end of their own, and are no jump to a finite level
+            low, at_low = middle, here
+        if k > 20 and not at_high - at_low > _SHARP * (top - bottom):
+            return potential
+    if not at_high - at_low > _SHARP * (top - bottom):
+        return potential
+    return Supported(potential, (at_low + at_high) / 2)
+
+
+@torch.no_grad()
+def refuse_unbounded(potential: Potential, start: np.ndarray, far: np.ndarray) -> None:
+    """Raise an UnboundedDensityError where V falls for ever in a cone about a direction.
+
+    A density that grows along single lines may have an integral (a hierarchy whose scale goes to
+    zero); one that grows in a cone has none.
+
+    Parameters
+    ----------
+    potential : Potential
+    start, far : ndarray (d,)
+        A search went from one to the other, downhill.
+    """
+    rng = np.random.default_rng(0)
+    way = far - start
+    way = way / max(np.abs(way).max(), 1e-300)
+    noise = rng.normal(size=(15, len(way)))
+    noise[0] = 0
+    ways = way + 0.1 * noise * np.linalg.norm(way) / np.linalg.norm(noise, axis=1).clip(1)[:, None]
+    radii = (1 + np.abs(start).max()) * 10.0 ** np.arange(2, 11)
+    points = start + radii[:, None, None] * ways
+    try:
+        with np.errstate(all="ignore"):
+            value = potential(torch.from_numpy(points.reshape(-1, len(way))))
+            here = float(potential(torch.from_numpy(start)[None]))
+    except Exception:  # code of the user's, far away from where it has to work
+        return
+    value = value.double().view(len(radii), len(ways)).numpy()
+    with np.errstate(all="ignore"):
+        falling = ((np.diff(value, axis=0) < 0) | (value[1:] == -np.inf)).all(0)
+    falling &= value[-1] < here - _FALL
+    if falling.mean() < 0.7:
+        return
+    near, mid = (torch.from_numpy(points[k, 0]) for k in (0, 3))
+    raise UnboundedDensityError(
+        f"The log density grows without bound: it is {-here:.3g} at x = "
+        f"{_show(torch.from_numpy(start))}, {-value[0, 0]:.3g} at {_show(near)}, "
+        f"{-value[3, 0]:.3g} at {_show(mid)}, so that it has no integral. Is its sign wrong, was "
+        "an energy V given where V = -log density? Then give lambda x: -V(x). Or a parameter "
+        "lacks a prior."
+    )
