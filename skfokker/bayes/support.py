@@ -7,9 +7,9 @@ import torch
 
 from ..potentials import Potential
 from ..potentials.checks import PotentialError, _show
+from ..potentials.jumps import find_wall
 
 _HIGH = 1e3  # nats below the best point: what may be a wall
-_SHARP = 0.1  # share of a rise that is left at one place, and makes it a jump
 _FAR = 1e6  # times the scale of the start: too far for a mode, unless shown otherwise
 _FALL = 1e3  # nats
 
@@ -48,9 +48,6 @@ class Supported(Potential):
 def with_support(potential: Potential, points: np.ndarray) -> Potential:
     """V with walls that are coded as a huge finite number (log density -1e30) made infinite.
 
-    Between the lowest and the highest point V is followed to where it rises; where a tenth of the
-    rise is left at one place, that is a wall.
-
     Parameters
     ----------
     potential : Potential
@@ -60,28 +57,8 @@ def with_support(potential: Potential, points: np.ndarray) -> Potential:
     if isinstance(potential, Supported):
         return potential
     x = torch.from_numpy(np.ascontiguousarray(points))
-    value = potential(x).double()
-    finite = torch.isfinite(value)
-    if not finite.any():
-        return potential
-    low = x[torch.where(finite, value, torch.inf).argmin()]
-    high = x[torch.where(finite, value, -torch.inf).argmax()]
-    bottom, top = float(value[finite].min()), float(value[finite].max())
-    if not top - bottom > _HIGH:
-        return potential
-    at_low, at_high = bottom, top
-    for k in range(50):
-        middle = (low + high) / 2
-        here = float(potential(middle[None]))
-        if here - bottom > 0.5 * (top - bottom):
-            high, at_high = middle, here
-        else:  # infinite and NaN have an end of their own, and are no jump to a finite level
-            low, at_low = middle, here
-        if k > 20 and not at_high - at_low > _SHARP * (top - bottom):
-            return potential
-    if not at_high - at_low > _SHARP * (top - bottom):
-        return potential
-    return Supported(potential, (at_low + at_high) / 2)
+    wall = find_wall(potential, x, potential(x).double(), _HIGH)
+    return potential if wall is None else Supported(potential, (wall.low + wall.high) / 2)
 
 
 @torch.no_grad()

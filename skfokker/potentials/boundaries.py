@@ -22,11 +22,12 @@ _OVERFLOW = 1e100  # V may end above this by the rounding of large numbers
 def refuse_boundaries(
     potential: Potential, mean: Tensor, scale: Tensor, beta: float, horizon: float
 ) -> None:
-    """Raise a PotentialError where V stops being finite within reach of the mass.
+    """Raise a PotentialError where V ends like a logarithm within reach of the mass.
 
     That is looked for along rays from the mean of the start, up to where pure diffusion would get
-    by the horizon. A boundary counts where V, at 0.97 of the way to it, is not far above V at the
-    mean: the laws of this package live on all of R^d, so that a march is crushed against it.
+    by the horizon. A boundary counts where V rises at its very end, but at 0.97 of the way to it is
+    not far above V at the mean: the laws of this package live on all of R^d, so that a march is
+    crushed against it and does not end.
 
     Parameters
     ----------
@@ -58,7 +59,9 @@ def refuse_boundaries(
     at_edge = _finite(potential, mean + inside[:, None] * rays)[1]
     close = _finite(potential, mean + 0.97 * inside[:, None] * rays)[1]
     rise = close - _finite(potential, mean[None])[1]
-    reached = (rise < _OUT_OF_REACH * beta) & (at_edge.abs() < _OVERFLOW)
+    # at a hard wall the march itself says where it was, and when
+    soft = at_edge - close > 0.5 * beta
+    reached = soft & (rise < _OUT_OF_REACH * beta) & (at_edge.abs() < _OVERFLOW)
     if not reached.any():
         return
     k = int(torch.where(reached, rise, torch.inf).argmin())

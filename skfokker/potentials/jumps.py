@@ -70,11 +70,61 @@ def find_jump(potential: Potential, x: Tensor, scale: Tensor, beta: float) -> Ju
     return Jump(height, at)
 
 
+@dataclass(frozen=True)
+class Wall:
+    """V jumps from ``low`` to ``high`` at the point ``at`` (d,): most of its range over points."""
+
+    low: float
+    high: float
+    at: Tensor
+
+
+@torch.no_grad()
+def find_wall(potential: Potential, x: Tensor, value: Tensor, least: float) -> Wall | None:
+    """A wall of finite height on the way from the lowest to the highest of the points x (n, d).
+
+    The segment is halved to where V rises through the middle of its range; where a tenth of the
+    range is left at one place, that is a wall, such as one coded as V = 1e30 outside.
+
+    Parameters
+    ----------
+    potential : Potential
+        It is called for up to 50 points, one by one.
+    x, value : Tensor (n, d), (n,)
+        Points, and V there.
+    least : float
+        A range of V that no wall has to be looked for in.
+    """
+    finite = torch.isfinite(value)
+    if not finite.any():
+        return None
+    bottom, top = float(value[finite].min()), float(value[finite].max())
+    if not top - bottom > least:
+        return None
+    low = x[torch.where(finite, value, torch.inf).argmin()]
+    high = x[torch.where(finite, value, -torch.inf).argmax()]
+    at_low, at_high = bottom, top
+    for k in range(50):
+        middle = (low + high) / 2
+        here = float(potential(middle[None]))
+        if here - bottom > 0.5 * (top - bottom):
+            high, at_high = middle, here
+        else:
+            low, at_low = middle, here
+        if k >= 20 and not at_high - at_low > 0.1 * (top - bottom):
+            return None
+    return Wall(at_low, at_high, low)
+
+
 def refuse_jumps(potential: Potential, mean: Tensor, scale: Tensor, beta: float) -> None:
     """Raise a PotentialError where V jumps within N(mean, scale scale^T)."""
     d = len(mean)
     z = torch.randn(_N_PAIRS, d, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    jump = find_jump(potential, mean + z.to(mean) @ scale.T, scale, beta)
+    x = mean + z.to(mean) @ scale.T
+    jump = find_jump(potential, x, scale, beta)
+    if jump is None:  # few of the pairs may stand on either side of a wall
+        wall = find_wall(potential, x, potential.value_and_grad(x)[0], 1e3 * beta)
+        jump = None if wall is None else Jump(wall.high - wall.low, wall.at)
     if jump is not None:
         raise PotentialError(str(jump))
 
