@@ -17,6 +17,8 @@ from torch import Tensor
 
 Restore = Callable[[Tensor], Any]
 
+_SHORTEST = 1e-300  # time: a step may be 1e-6 of it
+
 
 class SuggestingMixin:
     """``set_params`` that says what a misspelt name may have meant."""
@@ -104,10 +106,8 @@ def as_horizon(y: Any, t_final: Any, default: float | str) -> float | str:
 
     A time, or "equilibrium".
     """
+    y, t_final = _only(y), _only(t_final)
     scalar = isinstance(y, Real | str)
-    if isinstance(y, np.ndarray | Tensor):  # of one number too: no labels of a data set
-        scalar = math.prod(y.shape) == 1
-        y = y.item() if scalar else y
     if scalar and t_final is not None:
         raise TypeError(
             f"t_final was given twice: {y!r} as the second argument and t_final={t_final!r}; give "
@@ -122,7 +122,21 @@ def as_horizon(y: Any, t_final: Any, default: float | str) -> float | str:
         raise TypeError(f"t_final must be a number or 'equilibrium', got {given!r}.") from error
     if not (math.isfinite(horizon) and horizon > 0):
         raise ValueError(f"t_final must be a positive finite time, got {given!r}; try t_final=1.0.")
+    if horizon < _SHORTEST:
+        raise ValueError(
+            f"t_final={given!r} is so short that its time steps would not be numbers: it must be "
+            f"at least {_SHORTEST:g}. Choose another unit of time."
+        )
     return horizon
+
+
+def _only(value: Any) -> Any:
+    """The number in an array, tensor or list of one, which is no column of labels."""
+    if isinstance(value, np.ndarray | Tensor):
+        return value.item() if math.prod(value.shape) == 1 else value
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return _only(value[0])
+    return value
 
 
 def torch_generator(random_state: Any, stream: int) -> torch.Generator:

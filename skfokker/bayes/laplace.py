@@ -245,7 +245,8 @@ def _follow(potential, start: np.ndarray, noise: Tensor) -> tuple | None:
         nonlocal looked
         value, gradient = potential.value_and_grad(torch.from_numpy(x)[None])
         value, gradient = float(value), gradient[0].numpy()
-        if not looked and value < first - _FALL and np.abs(x).max() > far:
+        fallen = value < first - _FALL and np.abs(x).max() > far
+        if not looked and (fallen or value == -math.inf):
             looked = True
             refuse_unbounded(potential, start, x)
         if not (math.isfinite(value) and np.isfinite(gradient).all()):
@@ -268,6 +269,11 @@ def _follow(potential, start: np.ndarray, noise: Tensor) -> tuple | None:
         gaussian = _local_gaussian(potential, centre, noise)
         if gaussian is not None and (best is None or gaussian[2] > best[2] + 0.05):
             best = gaussian
+    if best is None or not best[3]:  # no mode: a slope that goes on for ever, perhaps
+        slope = potential.value_and_grad(torch.from_numpy(end)[None])[1][0].numpy()
+        for way in (end - start, -slope):
+            if way.any() and np.isfinite(way).all():
+                refuse_unbounded(potential, end, end + way)
     return best
 
 

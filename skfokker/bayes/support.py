@@ -63,10 +63,10 @@ def with_support(potential: Potential, points: np.ndarray) -> Potential:
 
 @torch.no_grad()
 def refuse_unbounded(potential: Potential, start: np.ndarray, far: np.ndarray) -> None:
-    """Raise an UnboundedDensityError where V falls for ever in a cone about a direction.
+    """Raise an UnboundedDensityError where V falls for ever along neighbouring parallel lines.
 
-    A density that grows along single lines may have an integral (a hierarchy whose scale goes to
-    zero); one that grows in a cone has none.
+    A density that grows along a single line may have an integral (a hierarchy whose scale goes to
+    zero, its means being equal); one that grows along all lines of a cylinder has none.
 
     Parameters
     ----------
@@ -77,22 +77,22 @@ def refuse_unbounded(potential: Potential, start: np.ndarray, far: np.ndarray) -
     rng = np.random.default_rng(0)
     way = far - start
     way = way / max(np.abs(way).max(), 1e-300)
-    noise = rng.normal(size=(15, len(way)))
-    noise[0] = 0
-    ways = way + 0.1 * noise * np.linalg.norm(way) / np.linalg.norm(noise, axis=1).clip(1)[:, None]
-    radii = (1 + np.abs(start).max()) * 10.0 ** np.arange(2, 11)
-    points = start + radii[:, None, None] * ways
+    size = 1 + np.abs(start).max()
+    starts = start + 0.1 * size * rng.normal(size=(15, len(way)))
+    starts[0] = start
+    radii = size * 10.0 ** np.arange(2, 11)
+    points = starts + radii[:, None, None] * way
     try:
         with np.errstate(all="ignore"):
             value = potential(torch.from_numpy(points.reshape(-1, len(way))))
             here = float(potential(torch.from_numpy(start)[None]))
     except Exception:  # code of the user's, far away from where it has to work
         return
-    value = value.double().view(len(radii), len(ways)).numpy()
+    value = value.double().view(len(radii), len(starts)).numpy()
     with np.errstate(all="ignore"):
         falling = ((np.diff(value, axis=0) < 0) | (value[1:] == -np.inf)).all(0)
     falling &= value[-1] < here - _FALL
-    if falling.mean() < 0.7:
+    if falling.mean() < 0.9:
         return
     near, mid = (torch.from_numpy(points[k, 0]) for k in (0, 3))
     raise UnboundedDensityError(
