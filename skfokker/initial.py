@@ -130,7 +130,7 @@ def initial_error(initial: Any, flow: Flow, theta: Tensor, held_out: Tensor) -> 
         return float(-nearest_neighbour_entropy(held_out.numpy()) - fitted.mean())
 
     def log_start(x):
-        return initial.log_prob(x if initial.event_shape else x[:, 0])
+        return initial.log_prob(x if initial.event_shape else x[:, 0]).detach()
 
     with torch.no_grad():
         z = sobol_normal(n, d, seed=0)

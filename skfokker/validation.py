@@ -79,17 +79,25 @@ def as_times(t: Any, t_final: float, n: int | None = None) -> float | np.ndarray
     """
     if t is None:
         return t_final
+    # times that have been in float32, or are in something shorter, reach the end as well
+    slack = np.finfo(np.float32).eps
     if isinstance(t, Tensor):
         t = t.detach().cpu()
-        t = (t.to(torch.float64) if t.is_floating_point() else t).numpy()
+        if t.is_floating_point():
+            slack, t = max(slack, torch.finfo(t.dtype).eps), t.to(torch.float64)
+        t = t.numpy()
+    elif isinstance(t, np.ndarray | np.floating) and t.dtype.kind == "f":
+        slack = max(slack, np.finfo(t.dtype).eps)
     try:
         times = np.asarray(t, dtype=float)
     except (TypeError, ValueError) as error:
         raise TypeError(f"t must be a time or an array of times, got {t!r}.") from error
+    if n is None and times.size == 1:
+        times = times.reshape(())
     if times.ndim and (n is None or times.shape != (n,)):
         wanted = "a number" if n is None else f"a number, or one time a row: shape ({n},)"
         raise ValueError(f"t must be {wanted}, got shape {times.shape}.")
-    slack = float(np.finfo(np.float32).eps) * t_final  # times that have been in float32
+    slack = float(slack) * t_final
     outside = ~((times >= -slack) & (times <= t_final + slack))
     if outside.any():
         bad = float(times[outside].flat[0] if times.ndim else times)

@@ -107,7 +107,7 @@ def refuse_periodic(potential: Potential, distribution: Distribution) -> None:
     lowest = []
     for distance in (1e6, 1e12):
         shift = distance * (1 + torch.rand(16, len(axes), dtype=torch.float64, generator=generator))
-        points = x + shift[..., None] * torch.eye(d, dtype=torch.float64)[axes]
+        points = x + (1 + x.abs()) * shift[..., None] * torch.eye(d, dtype=torch.float64)[axes]
         lowest.append(potential(points.reshape(-1, d)).view(16, len(axes)).amin(0))
     endless = lowest[1] - lowest[0] < 0.5 * math.log(1e6)  # not so for inf and NaN
     if endless.any():
