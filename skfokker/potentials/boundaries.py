@@ -60,7 +60,8 @@ def refuse_boundaries(
     close = _finite(potential, mean + 0.97 * inside[:, None] * rays)[1]
     rise = close - _finite(potential, mean[None])[1]
     # at a hard wall the march itself says where it was, and when
-    soft = at_edge - close > 0.5 * beta
+    just_before = _finite(potential, mean + (1 - 1e-6) * inside[:, None] * rays)[1]
+    soft = at_edge - just_before > 0.5 * beta
     reached = soft & (rise < _OUT_OF_REACH * beta) & (at_edge.abs() < _OVERFLOW)
     if not reached.any():
         return
