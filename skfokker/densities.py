@@ -62,14 +62,16 @@ class GaussianDensity(DensityMixin, BaseEstimator):
         self.floor = floor
 
     def fit(self, X, y=None, sample_weight=None) -> GaussianDensity:
-        """Fit to draws X (n, d).
+        r"""Fit to draws X (n, d).
 
         Parameters
         ----------
         X : array-like (n, d)
         y : ignored
         sample_weight : array-like (n,), optional
-            How often each row was seen: weight 2 is the same as the row given twice.
+            How often each row was seen: weight 2 is the same as the row given twice. Where they
+            sum to less than their effective number :math:`(\sum w)^2 / \sum w^2`, as weights of
+            an importance sampler do that sum to 1, that is the number of observations.
         """
         self._validate_params()
         X = validate_data(self, X, dtype=np.float64)
@@ -82,10 +84,12 @@ class GaussianDensity(DensityMixin, BaseEstimator):
         if not used.any():
             raise ValueError("All entries of sample_weight are zero: give at least one positive.")
         X, weight = X[used], weight[used]
-        n, d = weight.sum(), X.shape[1]
-        self.mean_ = weight @ X / n
+        d, relative = X.shape[1], weight / weight.max()
+        total = relative.sum()
+        n = max(weight.sum(), total**2 / np.square(relative).sum())
+        self.mean_ = relative @ X / total
         gap = X - self.mean_
-        covariance = (weight[:, None] * gap).T @ gap / n
+        covariance = (relative[:, None] * gap).T @ gap / total
         covariance = (covariance + covariance.T) / 2
         variance = np.trace(covariance) / d
         if not variance > 1e-24 * np.square(self.mean_).sum():

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .checkpoint import Checkpoints, find_checkpoint
+from .cloning import CloneMixin
 from .corrector import ParticleCorrector
 from .densities import DensityPotential
 from .equation import FokkerPlanck
@@ -23,11 +24,12 @@ from .fit import Fit
 from .flows import Flow
 from .flows.frame import Frame, framed, split_frame
 from .history import history_frame
-from .initial import Gaussian
+from .initial import Gaussian, initial_moments
 from .law import LawMixin
 from .persistence import PersistentMixin
 from .potential_input import read_potential
 from .potentials import CheckedPotential
+from .potentials.boundaries import refuse_boundaries
 from .rest import EQUILIBRIUM, relaxation_time, solve_to_rest
 from .schemes.base import Scheme
 from .solver import Solver
@@ -36,7 +38,7 @@ from .trajectory import Trajectory
 from .validation import SuggestingMixin, as_horizon, resolve_device
 
 
-class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEstimator):
+class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMixin, BaseEstimator):
     r"""Samples and densities of the solution of a Fokker-Planck equation at every time.
 
     Solves :math:`\partial_t \rho = \nabla \cdot (\rho \nabla V) + \beta \Delta \rho` in
@@ -291,6 +293,10 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, BaseEst
             precondition=to_rest and before is None,
             frame=None if before is None else split_frame(getattr(before, "flow_", None))[1],
         )
+        if before is None and not start.potential.has_walls:
+            mean, scale = initial_moments(start.initial, potential.n_features_in_, device)
+            reach = relaxation_time(scale, self.beta) if to_rest else horizon
+            refuse_boundaries(start.potential, mean, scale, self.beta, reach)
         checkpoints = None
         if checkpoint is not None:
             snapshot = partial(self._snapshot, start.frame)

@@ -18,16 +18,18 @@ from torch.distributions import (
     Normal,
 )
 
+from .cloning import CloneMixin
 from .distribution import TransportedNormal
 from .equation import log_normal
 from .flows.base import Flow
 from .potentials.base import as_covariance, as_float64
 from .schemes.points import sobol_normal
+from .seeded import Seeded
 
 N_DRAWS = 4096  # draws of a law that is not Gaussian, for the fit and again for its error
 
 
-class Gaussian(BaseEstimator):
+class Gaussian(CloneMixin, BaseEstimator):
     """The start N(mean, covariance), met exactly by flows that end in an affine layer.
 
     Parameters
@@ -136,7 +138,7 @@ def initial_error(initial: Any, flow: Flow, theta: Tensor, held_out: Tensor) -> 
         return float(-nearest_neighbour_entropy(held_out.numpy()) - fitted.mean())
 
     def log_start(x):
-        return initial.log_prob(x if initial.event_shape else x[:, 0])
+        return initial.log_prob(x if initial.event_shape else x[:, 0]).detach()
 
     with torch.no_grad():
         z = sobol_normal(n, d, seed=0)
@@ -257,9 +259,9 @@ def _draw(law: Distribution, d: int, generator: torch.Generator, n: int = N_DRAW
             "torch.distributions.Independent(law, 1)."
         )
     seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return law.sample((n,)).reshape(n, d).cpu().to(torch.float64)
+    with Seeded(seed):
+        draws = law.sample((n,))
+    return draws.reshape(n, d).cpu().to(torch.float64)
 
 
 def _as_draws(initial: Any, d: int) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import multiprocessing
 import pickle
 import warnings
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from sklearn.utils.validation import check_is_fitted
 
 import skfokker
+
+from .cloning import detached
 
 STATE_VERSION = 1
 
@@ -21,7 +25,10 @@ class PersistentMixin:
     """Pickling for an estimator whose ``potential_`` may be code that cannot be pickled.
 
     Such a potential (a lambda, a function defined inside another one) is left out with a warning
-    that names it; everything that needs the trajectory only keeps working after loading.
+    that names it; everything that needs the trajectory only keeps working after loading. Worker
+    processes (of joblib, of multiprocessing), to which the functions of a script are no functions
+    of an importable module, send it back by value; where that cannot be done, whoever receives
+    the model is warned.
     """
 
     def __getstate__(self) -> dict:
@@ -29,10 +36,17 @@ class PersistentMixin:
         potential = state.get("potential_")
         if potential is not None:
             problem = _pickling_problem(potential)
-            if problem is not None:
+            carried = None
+            if problem is not None and _in_worker():
+                carried = _by_value(potential)
+            if carried is not None:
+                state["potential_"] = carried
+            elif problem is not None:
                 del state["potential_"]
                 name = " ".join(repr(potential).split())
                 state["_dropped_potential"] = name
+                if _in_worker():  # whose warnings nobody sees
+                    state["_dropped_in_worker"] = problem
                 warnings.warn(
                     f"potential_ = {name} cannot be pickled ({problem}) and is left out: "
                     "sample, log_density and the like will work on the loaded model, and to fit "
@@ -48,6 +62,16 @@ class PersistentMixin:
 
     def __setstate__(self, state: dict) -> None:
         state = dict(state)
+        problem = state.pop("_dropped_in_worker", None)
+        if problem is not None:
+            warnings.warn(
+                f"A worker process sent this model back without potential_ = "
+                f"{state['_dropped_potential']}, which cannot be pickled ({problem}): to fit "
+                "further, or for posterior(), it needs the potential again. A function defined at "
+                "the top of a module that can be imported is kept.",
+                UserWarning,
+                stacklevel=2,
+            )
         version = state.pop("_skfokker_state", None)
         written_by = state.pop("_skfokker_version", None)
         if version is not None and version > STATE_VERSION:
@@ -101,7 +125,8 @@ class PersistentMixin:
         # A copy within the process is no pickling: nothing has to be left out.
         new = type(self).__new__(type(self))
         memo[id(self)] = new
-        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        state = {name: detached(value) for name, value in self.__dict__.items()}
+        new.__dict__.update(copy.deepcopy(state, memo))
         return new
 
     def __copy__(self) -> Any:
@@ -117,6 +142,32 @@ class PersistentMixin:
                 "not be pickled when this model was saved. Pass the potential to fit again."
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+class _ByValue:
+    """Bytes that are unpickled to a potential, code included."""
+
+    def __init__(self, content: bytes):
+        self.content = content
+
+    def __reduce__(self):
+        return pickle.loads, (self.content,)
+
+
+def _in_worker() -> bool:
+    return multiprocessing.current_process().name != "MainProcess"
+
+
+def _by_value(potential: Any) -> _ByValue | None:
+    """The potential with its code, None where even that cannot be pickled."""
+    try:
+        try:
+            cloudpickle = importlib.import_module("cloudpickle")
+        except ImportError:  # older versions of joblib bring it along
+            cloudpickle = importlib.import_module("joblib.externals.cloudpickle")
+        return _ByValue(cloudpickle.dumps(potential))
+    except Exception:  # pickling runs code of the user's, which may raise anything
+        return None
 
 
 def _pickling_problem(value: Any) -> str | None:

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from .densities import GaussianDensity, fit_density, potential_of
 from .potentials import Potential, check_potential
+from .potentials.checks import check_answers
 
 
 def read_potential(
@@ -38,7 +39,7 @@ def read_potential(
         if sample_weight is not None:
             raise TypeError("sample_weight weighs draws, but a potential was given: leave it out.")
         potential = check_potential(potential, estimator.n_features, estimator.beta, device=device)
-        check_deterministic(potential, device)
+        check_answers(potential, device)
         if continued is not None and potential.n_features_in_ != continued:
             raise ValueError(
                 f"warm_start=True continues a march in dimension {continued}, but the "
@@ -49,7 +50,10 @@ def read_potential(
         estimator.__dict__.pop("feature_names_in_", None)
         return potential, None
     if isinstance(potential, Tensor):
-        potential = potential.detach().cpu().numpy()
+        potential = potential.detach().cpu()
+        if potential.is_floating_point():  # numpy has no bfloat16
+            potential = potential.double()
+        potential = potential.numpy()
     X = validate_data(
         estimator, potential, reset=continued is None, dtype=np.float64, ensure_min_samples=2
     )
@@ -65,23 +69,3 @@ def read_potential(
     component = GaussianDensity() if estimator.from_samples is None else estimator.from_samples
     density = fit_density(clone(component), X, sample_weight)
     return potential_of(density, float(estimator.beta)), density
-
-
-def check_deterministic(potential: Potential, device: torch.device) -> None:
-    """Raise a ValueError where two calls at the same points have different answers."""
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(8, potential.n_features_in_, dtype=torch.float64, generator=generator)
-    x = x.to(device)
-    answers = [potential.value_and_grad(x.clone()) for _ in range(3)]
-    for name, part in (("values", 0), ("gradients", 1)):
-        first, *others = (answer[part] for answer in answers)
-        size = first.abs().amax()
-        for other in others:
-            gap = (other - first).abs().amax()
-            if gap > 1e-6 * size:  # not so for NaN, which the march complains of
-                raise ValueError(
-                    f"potential is not deterministic: at the same points its {name} differed by "
-                    f"{float(gap):.2g} between two calls, with a size of {float(size):.2g}. Every "
-                    "call must compute the same function: fix the random numbers or the "
-                    "mini-batch inside it, and switch dropout off (module.eval())."
-                )

@@ -17,6 +17,8 @@ from torch import Tensor
 
 Restore = Callable[[Tensor], Any]
 
+_SHORTEST = 1e-300  # time: a step may be 1e-6 of it
+
 
 class SuggestingMixin:
     """``set_params`` that says what a misspelt name may have meant."""
@@ -77,16 +79,25 @@ def as_times(t: Any, t_final: float, n: int | None = None) -> float | np.ndarray
     """
     if t is None:
         return t_final
+    # times that have been in float32, or are in something shorter, reach the end as well
+    slack = np.finfo(np.float32).eps
     if isinstance(t, Tensor):
-        t = t.detach().cpu().numpy()
+        t = t.detach().cpu()
+        if t.is_floating_point():
+            slack, t = max(slack, torch.finfo(t.dtype).eps), t.to(torch.float64)
+        t = t.numpy()
+    elif isinstance(t, np.ndarray | np.floating) and t.dtype.kind == "f":
+        slack = max(slack, np.finfo(t.dtype).eps)
     try:
         times = np.asarray(t, dtype=float)
     except (TypeError, ValueError) as error:
         raise TypeError(f"t must be a time or an array of times, got {t!r}.") from error
+    if n is None and times.size == 1:
+        times = times.reshape(())
     if times.ndim and (n is None or times.shape != (n,)):
         wanted = "a number" if n is None else f"a number, or one time a row: shape ({n},)"
         raise ValueError(f"t must be {wanted}, got shape {times.shape}.")
-    slack = 1e-12 * t_final
+    slack = float(slack) * t_final
     outside = ~((times >= -slack) & (times <= t_final + slack))
     if outside.any():
         bad = float(times[outside].flat[0] if times.ndim else times)
@@ -103,7 +114,8 @@ def as_horizon(y: Any, t_final: Any, default: float | str) -> float | str:
 
     A time, or "equilibrium".
     """
-    scalar = isinstance(y, Real | str) or (isinstance(y, np.ndarray | Tensor) and y.ndim == 0)
+    y, t_final = _only(y), _only(t_final)
+    scalar = isinstance(y, Real | str)
     if scalar and t_final is not None:
         raise TypeError(
             f"t_final was given twice: {y!r} as the second argument and t_final={t_final!r}; give "
@@ -118,7 +130,21 @@ def as_horizon(y: Any, t_final: Any, default: float | str) -> float | str:
         raise TypeError(f"t_final must be a number or 'equilibrium', got {given!r}.") from error
     if not (math.isfinite(horizon) and horizon > 0):
         raise ValueError(f"t_final must be a positive finite time, got {given!r}; try t_final=1.0.")
+    if horizon < _SHORTEST:
+        raise ValueError(
+            f"t_final={given!r} is so short that its time steps would not be numbers: it must be "
+            f"at least {_SHORTEST:g}. Choose another unit of time."
+        )
     return horizon
+
+
+def _only(value: Any) -> Any:
+    """The number in an array, tensor or list of one, which is no column of labels."""
+    if isinstance(value, np.ndarray | Tensor):
+        return value.item() if math.prod(value.shape) == 1 else value
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return _only(value[0])
+    return value
 
 
 def torch_generator(random_state: Any, stream: int) -> torch.Generator:

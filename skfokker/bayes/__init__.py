@@ -23,6 +23,7 @@ from .posterior import Posterior
 from .precondition import AffineLaw, Preconditioned, Preconditioner
 from .psis import psis
 from .sampler import PosteriorSampler, posterior_flow, sample_posterior
+from .support import UnboundedDensityError
 
 __all__ = [
     "AffineLaw",
@@ -41,6 +42,7 @@ __all__ = [
     "Preconditioner",
     "PyMCLogDensity",
     "TorchLogDensity",
+    "UnboundedDensityError",
     "Wall",
     "as_log_density",
     "bridge_evidence",

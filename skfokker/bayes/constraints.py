@@ -12,7 +12,7 @@ from torch.distributions import biject_to
 from torch.distributions.constraints import Constraint, real
 
 from ..potentials import Potential
-from .log_density import unvalidated
+from ..potentials.foreign import ask
 
 
 class Blocks:
@@ -179,13 +179,12 @@ class ConstrainedPotential(Potential):
         return self.blocks.n_features
 
     def __call__(self, u):
-        with unvalidated():
-            values, log_jacobian = self.blocks.constrain(u)
-            if isinstance(self.function, Potential):
-                flat = torch.cat([value.reshape(len(u), -1) for value in values.values()], 1)
-                log_density = -self.function(flat)
-            else:
-                log_density = self.function(values)
+        log_density, log_jacobian = ask(self._parts, u, "log_density")
+        if not isinstance(log_density, Tensor):
+            raise TypeError(
+                "log_density must return a torch tensor, one number a point, got a "
+                f"{type(log_density).__name__}; write it with torch functions."
+            )
         if tuple(log_density.shape) != (len(u),):
             raise ValueError(
                 "log_density must return one number a point: it was given values with a leading "
@@ -193,6 +192,14 @@ class ConstrainedPotential(Potential):
                 "the other axes, e.g. .sum(-1)."
             )
         return -(log_density.to(u.dtype) + log_jacobian)
+
+    def _parts(self, u: Tensor) -> tuple[Any, Tensor]:
+        """What the function says at unconstrained points (n, d), and the log-Jacobian."""
+        values, log_jacobian = self.blocks.constrain(u)
+        if isinstance(self.function, Potential):
+            flat = torch.cat([value.reshape(len(u), -1) for value in values.values()], 1)
+            return -self.function(flat), log_jacobian
+        return self.function(values), log_jacobian
 
 
 def _read(name: str, given: Any) -> tuple[Constraint, tuple[int, ...]]:

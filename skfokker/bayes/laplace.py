@@ -13,10 +13,10 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from ..initial import Gaussian
-from ..potentials import check_potential
+from ..potentials import Potential, check_potential
 from ..validation import torch_generator
-from .log_density import unvalidated
 from .modes import more_modes
+from .support import _FALL, _FAR, UnboundedDensityError, refuse_unbounded, with_support
 
 _OUTSIDE = 1e10  # what the optimiser sees outside the support
 
@@ -133,6 +133,8 @@ def laplace(
     ------
     ValueError
         Where V is finite at none of the starts.
+    UnboundedDensityError
+        Where exp(-V) grows without bound, as where an energy was given for a log density.
 
     Examples
     --------
@@ -145,19 +147,18 @@ def laplace(
     potential = check_potential(potential, n_features)
     d = potential.n_features_in_
     generator = torch_generator(random_state, 2000)
-    points = _starts(potential, d, starts, n_starts, spread, generator)
+    potential, points = _starts(potential, d, starts, n_starts, spread, generator)
     noise = _noise(max(n_draws, 4 * d), d, generator)
-    with unvalidated():
-        found = [_follow(potential, x, noise) for x in points]
-        found = _distinct([candidate for candidate in found if candidate is not None])
-        if sum(one[3] for one in found) > 1:  # a centre of indefinite curvature is no mode
+    found = [_follow(potential, x, noise) for x in points]
+    found = _distinct([candidate for candidate in found if candidate is not None])
+    if sum(one[3] for one in found) > 1:  # a centre of indefinite curvature is no mode
 
-            def follow(x):
-                return _follow(potential, x, noise)
+        def follow(x):
+            return _follow(potential, x, noise)
 
-            found = more_modes(potential, found, follow, _distinct, generator)
-        if n_iterations:
-            found = _distinct([_relax(potential, one, noise, n_iterations) for one in found])
+        found = more_modes(potential, found, follow, _distinct, generator)
+    if n_iterations:
+        found = _distinct([_relax(potential, one, noise, n_iterations) for one in found])
     if not found:
         raise ValueError(
             f"The search found no point with a finite curvature from {len(points)} starts: the "
@@ -204,14 +205,21 @@ def covariance_root(hessian: np.ndarray) -> tuple[np.ndarray, bool]:
     return root * np.sign(np.diag(root)), definite
 
 
-def _starts(potential, d, starts, n_starts, spread, generator) -> np.ndarray:
+def _starts(potential, d, starts, n_starts, spread, generator) -> tuple[Potential, np.ndarray]:
+    """The potential with its walls infinite, and points inside."""
     if starts is not None:
         points = np.array(starts, dtype=float).reshape(-1, d)
     else:
         points = spread * torch.randn(20 * n_starts, d, generator=generator).double().numpy()
         points[0] = 0
-    with unvalidated():
-        value, gradient = potential.value_and_grad(torch.from_numpy(points))
+    potential = with_support(potential, points)
+    value, gradient = potential.value_and_grad(torch.from_numpy(points))
+    if (value == -torch.inf).any():
+        k = int((value == -torch.inf).nonzero()[0, 0])
+        raise UnboundedDensityError(
+            f"The log density is +inf at x = {points[k].round(4).tolist()}. Outside its support it "
+            "is -inf: is its sign wrong, was an energy V given where V = -log density?"
+        )
     inside = (torch.isfinite(value) & torch.isfinite(gradient).all(1)).numpy()
     if not inside.any():
         raise ValueError(
@@ -224,15 +232,23 @@ def _starts(potential, d, starts, n_starts, spread, generator) -> np.ndarray:
             )
         )
     points = points[inside]
-    return points if starts is not None else points[:n_starts]
+    return potential, points if starts is not None else points[:n_starts]
 
 
 def _follow(potential, start: np.ndarray, noise: Tensor) -> tuple | None:
     """Centre, root, evidence bound and definiteness of the best Gaussian along one path."""
 
+    first, looked = float(potential(torch.from_numpy(start)[None])), False
+    far = _FAR * (1 + np.abs(start).max())
+
     def objective(x):
+        nonlocal looked
         value, gradient = potential.value_and_grad(torch.from_numpy(x)[None])
         value, gradient = float(value), gradient[0].numpy()
+        fallen = value < first - _FALL and np.abs(x).max() > far
+        if not looked and (fallen or value == -math.inf):
+            looked = True
+            refuse_unbounded(potential, start, x)
         if not (math.isfinite(value) and np.isfinite(gradient).all()):
             return _OUTSIDE, x - start
         return value, gradient
@@ -253,6 +269,11 @@ def _follow(potential, start: np.ndarray, noise: Tensor) -> tuple | None:
         gaussian = _local_gaussian(potential, centre, noise)
         if gaussian is not None and (best is None or gaussian[2] > best[2] + 0.05):
             best = gaussian
+    if best is None or not best[3]:  # no mode: a slope that goes on for ever, perhaps
+        slope = potential.value_and_grad(torch.from_numpy(end)[None])[1][0].numpy()
+        for way in (end - start, -slope):
+            if way.any() and np.isfinite(way).all():
+                refuse_unbounded(potential, end, end + way)
     return best
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..potentials import CallablePotential, DistributionPotential, NumpyPotential, Potential
+from ..potentials.adapters import central_differences, is_differences, to_numpy
 from ..potentials.base import as_dimension
-
-
-@contextlib.contextmanager
-def unvalidated() -> Iterator[None]:
-    """Torch distributions that give -inf or NaN, not an exception, for a scale of 0, say."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
+from ..potentials.boundaries import refuse_periodic
+from ..potentials.foreign import ask
 
 
 class TorchLogDensity(Potential):
@@ -46,14 +37,18 @@ class TorchLogDensity(Potential):
         return as_dimension(self.n_features, "n_features")
 
     def __call__(self, x):
-        with unvalidated():
-            value = self.function(x)
+        value = ask(self.function, x, "log_density")
         if not isinstance(value, Tensor) or tuple(value.shape) != (len(x),):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"log_density must map a tensor of shape {tuple(x.shape)} to one log density a "
-                f"row, shape ({len(x)},), got {shape}; sum over the parameters with .sum(1), not "
-                "over the points, or wrap a function of one point in torch.vmap."
+                f"row, shape ({len(x)},), got {shape}; "
+                + (
+                    "try .squeeze(1) on the result."
+                    if shape == (len(x), 1)
+                    else "sum over the parameters with .sum(1), not over the points, or wrap a "
+                    "function of one point in torch.vmap."
+                )
             )
         return -value.to(x.dtype)
 
@@ -61,74 +56,119 @@ class TorchLogDensity(Potential):
 class NumpyLogDensity(NumpyPotential):
     """V = -log density for numpy code with a gradient.
 
+    The functions get arrays of their own, which they may write into.
+
     Parameters
     ----------
     function : callable
         Log density. Maps (n, d) to (n,), or with ``batched=False`` (d,) to a number.
-    gradient : callable or None
+    gradient : callable, "differences" or None
         Its gradient: (n, d) to (n, d), or (d,) to (d,). None where ``function`` returns the pair
-        (value, gradient).
+        (value, gradient). "differences" takes central differences of ``function``: 2 d values a
+        point.
     n_features : int
     batched : bool, default=True
         Whether the functions take many points at once.
+    step : float, default=1e-5
+        Length of the differences, about 1e-5 of the scale of the parameters.
     """
 
     def __init__(
         self,
         function: Callable,
-        gradient: Callable | None = None,
+        gradient: Callable | str | None = None,
         n_features: int | None = None,
         batched: bool = True,
+        step: float = 1e-5,
     ):
         self.function = function
         self.gradient = gradient
         self.n_features = n_features
         self.batched = batched
-
-    def _pair(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log densities (n,) and gradients (n, d)."""
-        if self.batched:
-            if self.gradient is None:
-                value, gradient = self.function(points)
-            else:
-                value, gradient = self.function(points), self.gradient(points)
-        else:
-            if self.gradient is None:
-                pairs = [self.function(x) for x in points]
-            else:
-                pairs = [(self.function(x), self.gradient(x)) for x in points]
-            value = np.array([float(pair[0]) for pair in pairs])
-            gradient = np.array([np.asarray(pair[1], dtype=float) for pair in pairs])
-        return np.asarray(value, dtype=float), np.asarray(gradient, dtype=float)
+        self.step = step
 
     def value_and_grad(self, x):
-        points = x.detach().to("cpu", torch.float64).numpy().copy()
-        value, gradient = self._pair(points)
-        return self._check(-value, (len(x),), "value", x), self._check(
-            -gradient, tuple(x.shape), "gradient", x
+        points = to_numpy(x)
+        if self.gradient is None:
+            value, gradient = self._pairs(points)
+        else:
+            value, gradient = self._values(points), self._gradients(points)
+        shapes = (len(x),), tuple(x.shape)
+        return self._check(-value, shapes[0], "value", x), self._check(
+            -gradient, shapes[1], "gradient", x
         )
 
     def _evaluate(self, points, x):
-        if self.gradient is None:
-            value = self._pair(points)[0]
-        elif self.batched:
-            value = self.function(points)
-        else:
-            value = np.array([float(self.function(point)) for point in points])
-        return self._check(-np.asarray(value, dtype=float), (len(x),), "value", x)
+        value = self._pairs(points)[0] if self.gradient is None else self._values(points)
+        return self._check(-value, (len(x),), "value", x)
 
     def _differentiate(self, points, x):
-        return self._check(-self._pair(points)[1], tuple(x.shape), "gradient", x)
+        gradient = self._pairs(points)[1] if self.gradient is None else self._gradients(points)
+        return self._check(-gradient, tuple(x.shape), "gradient", x)
+
+    def _values(self, points: np.ndarray) -> np.ndarray:
+        if self.batched:
+            return _numbers(self.function(points.copy()))
+        return np.array([self._number(self.function(x.copy())) for x in points], dtype=float)
+
+    def _gradients(self, points: np.ndarray) -> np.ndarray:
+        if is_differences(self.gradient, "gradient"):
+
+            def values(at: np.ndarray) -> np.ndarray:
+                like = torch.from_numpy(at)
+                return self._check(self._values(at), (len(at),), "value", like).numpy()
+
+            return central_differences(values, points, self.step)
+        if self.batched:
+            return _numbers(self.gradient(points.copy()))
+        return np.array([_numbers(self.gradient(x.copy())) for x in points])
+
+    def _pairs(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities (n,) and gradients (n, d) of a function that returns both."""
+        if self.batched:
+            value, gradient = self._pair(self.function(points.copy()))
+            return _numbers(value), _numbers(gradient)
+        pairs = [self._pair(self.function(x.copy())) for x in points]
+        values = np.array([self._number(value) for value, _ in pairs], dtype=float)
+        return values, np.array([_numbers(gradient) for _, gradient in pairs])
+
+    @staticmethod
+    def _pair(answer: Any) -> tuple[Any, Any]:
+        if isinstance(answer, tuple | list) and len(answer) == 2:
+            return answer[0], answer[1]
+        raise TypeError(
+            "The log density has no gradient: gradient is None, so the function must return the "
+            f"pair (value, gradient), but it returned a {type(answer).__name__}. Give "
+            "NumpyLogDensity(function, gradient, n_features), or gradient='differences', which "
+            "takes 2 d values of the function for each."
+        )
+
+    @staticmethod
+    def _number(value: Any) -> float:
+        value = _numbers(value)
+        if value.size != 1:
+            raise ValueError(
+                "With batched=False the log density must return one number for a point (d,), got "
+                f"shape {value.shape}; sum over the parameters, or pass batched=True for a "
+                "function of many points."
+            )
+        return float(value.reshape(()))
 
     @staticmethod
     def _check(result: np.ndarray, shape: tuple[int, ...], what: str, like: Tensor) -> Tensor:
         if result.shape != shape:
+            hint = "pass batched=False for a function of one point"
+            if result.shape == (*shape, 1):
+                hint = "try result[:, 0]"
             raise ValueError(
                 f"The {what} of the log density must have shape {shape} for points of shape "
-                f"{tuple(like.shape)}, got {result.shape}; pass batched=False for a function of "
-                "one point."
+                f"{tuple(like.shape)}, got {result.shape}; {hint}."
             )
-        return torch.from_numpy(np.ascontiguousarray(result)).to(like)
+        return torch.from_numpy(np.array(result, order="C")).to(like)
+
+
+def _numbers(value: Any) -> np.ndarray:
+    return np.asarray(value, dtype=float)
 
 
 def jax_log_density(function: Callable, n_features: int) -> NumpyLogDensity:
@@ -185,12 +225,11 @@ class PyMCLogDensity(NumpyLogDensity):
     """
 
     def __init__(self, model: Any):
-        pymc = importlib.import_module("pymc")
+        _refuse_model(model)
         blocks = importlib.import_module("pymc.blocking")
         self.model = model
-        start = {
-            v.name: np.asarray(model.initial_point()[v.name], dtype=float) for v in model.value_vars
-        }
+        initial = model.initial_point()
+        start = {v.name: np.asarray(initial[v.name], dtype=float) for v in model.value_vars}
         self._point = blocks.DictToArrayBijection.map(start)
         self._unravel = blocks.DictToArrayBijection.rmap
         self._raveled = blocks.RaveledVars
@@ -201,7 +240,6 @@ class PyMCLogDensity(NumpyLogDensity):
         self._constrain = model.compile_fn(
             outputs, inputs=model.value_vars, on_unused_input="ignore"
         )
-        del pymc
         super().__init__(self._one, None, self._point.data.size, batched=False)
 
     def get_params(self, deep=True):
@@ -233,6 +271,35 @@ class PyMCLogDensity(NumpyLogDensity):
         return values, torch.zeros(len(u), dtype=torch.float64)
 
 
+def _refuse_model(model: Any) -> None:
+    """Raise a ValueError where a PyMC model has no gradient, or nothing to be found."""
+    free = list(model.value_vars)
+    if not free:
+        raise ValueError(
+            "log_density is a PyMC model without free variables: all are observed or "
+            "deterministic, so there is nothing to sample. Give a parameter a prior inside the "
+            "model, or leave out observed= of what is to be found."
+        )
+    discrete = [v.name for v in free if np.dtype(v.dtype).kind not in "fc"]
+    if discrete:
+        raise ValueError(
+            f"log_density is a PyMC model with the discrete variables {discrete}, which have no "
+            "gradient: sum over their values (pymc.Mixture, or pymc_extras.marginalize), or use a "
+            "sampler made for them."
+        )
+    names = [v.name for v in free]
+    unused = [name for name in names if not np.prod(_shape_of(model, name))]
+    if unused:
+        raise ValueError(
+            f"log_density is a PyMC model whose variables {unused} have no entries: their shape "
+            "has a zero in it. Correct the shape or dims, or leave them out."
+        )
+
+
+def _shape_of(model: Any, name: str) -> tuple[int, ...]:
+    return np.shape(model.initial_point()[name])
+
+
 def as_log_density(target: Any, n_features: int | None = None) -> Potential:
     """V = -log density out of what the user passed.
 
@@ -254,7 +321,9 @@ def as_log_density(target: Any, n_features: int | None = None) -> Potential:
             return CallablePotential(target, as_dimension(n_features, "n_features"))
         return target
     if isinstance(target, Distribution):
-        return DistributionPotential(target)
+        potential = DistributionPotential(target)
+        refuse_periodic(potential, target)
+        return potential
     if hasattr(target, "log_density_gradient") and hasattr(target, "param_unc_num"):
         return stan_log_density(target)
     if hasattr(target, "compile_dlogp") and hasattr(target, "value_vars"):

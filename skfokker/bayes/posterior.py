@@ -11,6 +11,8 @@ import torch
 from scipy.special import logsumexp
 from torch import Tensor
 
+from ..potentials.foreign import ask
+from ..seeded import Seeded
 from ..validation import torch_generator
 from .evidence import Evidence, bridge_evidence, importance_evidence
 from .forward_check import ForwardCheck, forward_check
@@ -209,7 +211,7 @@ class Posterior:
         """Chains (n_chains, n_draws, d) of another sampler, unconstrained, for :meth:`bridge`."""
         x = np.asarray(x, dtype=float)
         flat = torch.from_numpy(np.ascontiguousarray(x.reshape(-1, x.shape[-1])))
-        log_q = self.law.log_prob(flat).detach().nan_to_num(nan=-math.inf).numpy()
+        log_q = self._log_q(flat).nan_to_num(nan=-math.inf).numpy()
         ratios = self._log_p(flat) - log_q  # +inf where q has no mass at all
         return Chains(x, ratios.reshape(x.shape[:-1]), math.nan)
 
@@ -370,11 +372,14 @@ class Posterior:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Fresh draws of q (n, d) and both log densities."""
         seed = int(torch.randint(2**62, (), generator=self._generator(stream, random_state)))
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            x = self.law.sample((n,)).to("cpu", torch.float64)
-            log_q = self.law.log_prob(x).to("cpu", torch.float64)
+        with torch.no_grad():
+            with Seeded(seed):
+                x = self.law.sample((n,)).to("cpu", torch.float64)
+            log_q = self._log_q(x)
         return x.numpy(), self._log_p(x), log_q.numpy()
+
+    def _log_q(self, x: Tensor) -> Tensor:
+        return ask(self.law.log_prob, x, "law").detach().to("cpu", torch.float64)
 
     def _log_p(self, x: Tensor) -> np.ndarray:
         with torch.no_grad():

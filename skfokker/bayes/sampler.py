@@ -14,10 +14,13 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch.distributions import Distribution
 
+from ..cloning import CloneMixin
 from ..flows import AffineFlow, Composition, ElementwiseFlow, Flow, ScaleFlow, TriangularFlow
 from ..initial import Gaussian
 from ..potentials import Potential
+from ..potentials.checks import check_answers
 from ..schemes.base import Scheme
+from ..seeded import Seeded
 from ..validation import SuggestingMixin, torch_generator
 from .constraints import Blocks, ConstrainedPotential
 from .equilibrium import FreeEnergyDescent
@@ -27,6 +30,7 @@ from .mixture_law import DefensiveLaw, best_share, laplace_mixture
 from .posterior import Posterior
 from .precondition import Preconditioner
 from .separable import coordinate_draws, is_separable, separable_flow
+from .support import UnboundedDensityError, with_support
 
 
 def posterior_flow(d: int) -> Flow:
@@ -44,7 +48,7 @@ def posterior_flow(d: int) -> Flow:
     )
 
 
-class PosteriorSampler(SuggestingMixin, BaseEstimator):
+class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
     r"""Fits a flow to a posterior; every stage can be looked at afterwards.
 
     1. ``laplace``: modes by L-BFGS, a Gaussian over them.
@@ -174,6 +178,8 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
                     "an array (k, d)."
                 )
             starts = self.blocks_.free(starts).numpy()
+        check_answers(self.potential_)
+        self.potential_ = with_support(self.potential_, self._somewhere(d, starts))
         mean, root = self._start(d, starts)
         clock.lap("laplace")
         width = torch.from_numpy(root).square().sum(1).sqrt()
@@ -303,6 +309,18 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
             self.search_ = self._look_around(mean, root, starts)
         return mean.numpy(), root.numpy()
 
+    def _somewhere(self, d: int, starts: Any) -> np.ndarray:
+        """Points (n, d) to look at first, those of the search among them."""
+        points = self.spread * np.random.default_rng(1).normal(size=(64, d))
+        if self.start != "laplace":
+            gaussian = self.start if isinstance(self.start, Gaussian) else Gaussian(*self.start)
+            mean, root = (a.numpy() for a in gaussian.moments(d))
+            points = np.concatenate([mean[None], mean + points @ root.T])
+        if starts is not None:
+            given = np.array(starts, dtype=float).reshape(-1, d)
+            points = np.concatenate([given, given.mean(0) + points])
+        return points
+
     def _everywhere(self, mean: np.ndarray, root: np.ndarray) -> np.ndarray:
         """Points (512, d) about the start and in all the modes known, twice as wide as these."""
         rng = np.random.default_rng(0)
@@ -324,6 +342,8 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
             starts = mean.numpy() + (reach * noise) @ root.numpy().T
         try:
             return laplace(self.potential_, starts=starts, random_state=self.random_state)
+        except UnboundedDensityError:
+            raise
         except ValueError:
             return None
 
@@ -351,9 +371,8 @@ class PosteriorSampler(SuggestingMixin, BaseEstimator):
         return torch.linalg.solve_triangular(root, (x - mean).T, upper=False).T.numpy()
 
     def _pilot(self, work: Callable[[], float]) -> float:
-        """Work that draws from torch's global stream, on a seed of its own."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_generator(self.random_state, 2002).initial_seed())
+        """Work that draws from torch distributions, on a seed of its own."""
+        with torch.no_grad(), Seeded(torch_generator(self.random_state, 2002).initial_seed()):
             return work()
 
     def _gaussians_do(self) -> bool:

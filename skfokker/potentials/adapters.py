@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, Transform
 
 from .base import Potential, as_dimension
+from .foreign import ask
 
 
 class _KnownDimension(Potential):
@@ -27,6 +29,9 @@ class _KnownDimension(Potential):
 class CallablePotential(_KnownDimension):
     """A torch function as a potential; the gradient is automatic.
 
+    The function gets points of its own and is called with grad mode on, so it may write into its
+    argument and differentiate by itself.
+
     Parameters
     ----------
     function : callable
@@ -41,7 +46,9 @@ class CallablePotential(_KnownDimension):
         self.n_features = n_features
 
     def __call__(self, x):
-        return self.function(x).to(x.dtype)
+        if isinstance(self.function, Potential):
+            return self.function(x).to(x.dtype)
+        return ask(self.function, x).to(x.dtype)
 
     def value_and_grad(self, x):
         if isinstance(self.function, Potential):  # only the dimension was missing
@@ -120,49 +127,97 @@ def _convert(item, like: Tensor):
 
 
 class NumpyPotential(_KnownDimension):
-    """Numpy code as a potential; the gradient has to be given.
+    """Numpy code as a potential; the gradient has to be given, or comes from differences.
+
+    Both functions get arrays of their own, which they may write into.
 
     Parameters
     ----------
     value : callable
         Maps an array (n, d), float64, to an array (n,).
-    gradient : callable
-        Maps an array (n, d) to an array (n, d).
+    gradient : callable or "differences"
+        Maps an array (n, d) to an array (n, d). "differences" takes central differences of
+        ``value``: 2 d values a point.
     n_features : int, optional
         Dimension d.
+    step : float, default=1e-5
+        Length of the differences, about 1e-5 of the length over which V changes.
     """
 
-    def __init__(self, value: Callable, gradient: Callable, n_features: int | None = None):
+    def __init__(
+        self,
+        value: Callable,
+        gradient: Callable | str,
+        n_features: int | None = None,
+        step: float = 1e-5,
+    ):
         self.value = value
         self.gradient = gradient
         self.n_features = n_features
+        self.step = step
 
     def __call__(self, x):
         return _NumpyFunction.apply(x, self)
 
     def value_and_grad(self, x):
-        points = _to_numpy(x)
-        return self._evaluate(points, x), self._differentiate(points, x)
+        return self._evaluate(to_numpy(x), x), self._differentiate(to_numpy(x), x)
 
     def _evaluate(self, points: np.ndarray, x: Tensor) -> Tensor:
-        return _from_numpy(self.value(points), (len(x),), "value", x)
+        return from_numpy(self.value(points), (len(x),), "value", x)
 
     def _differentiate(self, points: np.ndarray, x: Tensor) -> Tensor:
-        return _from_numpy(self.gradient(points), tuple(x.shape), "gradient", x)
+        if is_differences(self.gradient, "gradient"):
+
+            def values(at: np.ndarray) -> np.ndarray:
+                like = torch.from_numpy(at.copy())
+                return from_numpy(self.value(at), (len(at),), "value", like).numpy()
+
+            return torch.from_numpy(central_differences(values, points, self.step)).to(x)
+        return from_numpy(self.gradient(points), tuple(x.shape), "gradient", x)
 
 
-def _to_numpy(x: Tensor) -> np.ndarray:
+def is_differences(gradient: Any, name: str) -> bool:
+    """Whether a gradient is to be taken by differences; a TypeError where it is no gradient."""
+    if isinstance(gradient, str) and gradient == "differences":
+        return True
+    if not callable(gradient):
+        raise TypeError(
+            f"{name} must be a callable or 'differences', got {gradient!r}; 'differences' needs "
+            "no gradient, but 2 d values for each"
+        )
+    return False
+
+
+def central_differences(values: Callable, points: np.ndarray, step: float) -> np.ndarray:
+    """Gradient (n, d) of ``values``, (k, d) to (k,), at points (n, d)."""
+    n, d = points.shape
+    shifts = np.maximum(step, 1e-10 * np.abs(points))[:, :, None] * np.eye(d)
+    above, below = points[:, None] + shifts, points[:, None] - shifts
+    length = np.einsum("nii->ni", above - below)  # as the points are rounded
+    both = np.concatenate([above.reshape(-1, d), below.reshape(-1, d)])
+    rise = np.subtract(*np.asarray(values(both), dtype=float).reshape(2, n, d))
+    return rise / length
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    """Points as a float64 array that is nobody else's."""
     return x.detach().to(device="cpu", dtype=torch.float64).numpy().copy()
 
 
-def _from_numpy(result, shape: tuple[int, ...], name: str, like: Tensor) -> Tensor:
-    result = np.asarray(result, dtype=np.float64)
+def from_numpy(result: Any, shape: tuple[int, ...], name: str, like: Tensor) -> Tensor:
+    """A copy of what numpy code returned, in the dtype and on the device of ``like``."""
+    result = np.array(result, dtype=np.float64, order="C")
     if result.shape != shape:
+        hint = ""
+        if result.shape == (*shape, 1):
+            hint = "; try result[:, 0]"
+        elif name == "value" and result.shape == ():
+            hint = "; sum over the coordinates with .sum(1), not over the points"
         raise ValueError(
             f"{name} must return an array of shape {shape} for points of shape "
-            f"{tuple(like.shape)}, got {result.shape}"
+            f"{tuple(like.shape)}, got {result.shape}{hint}"
         )
-    return torch.from_numpy(np.ascontiguousarray(result)).to(like)
+    return torch.from_numpy(result).to(like)
 
 
 class _NumpyFunction(torch.autograd.Function):
@@ -170,11 +225,11 @@ class _NumpyFunction(torch.autograd.Function):
     def forward(ctx, x, potential):
         ctx.save_for_backward(x)
         ctx.potential = potential
-        return potential._evaluate(_to_numpy(x), x)
+        return potential._evaluate(to_numpy(x), x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
         (x,) = ctx.saved_tensors
-        gradient = ctx.potential._differentiate(_to_numpy(x), x)
+        gradient = ctx.potential._differentiate(to_numpy(x), x)
         return grad_output[:, None] * gradient, None

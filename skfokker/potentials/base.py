@@ -9,13 +9,20 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from ..cloning import CloneMixin
+from .foreign import guarded
 
-class Potential(BaseEstimator):
+_PACKAGE = __name__.partition(".")[0]
+
+
+class Potential(CloneMixin, BaseEstimator):
     """A potential V: R^d -> R, the drift of the equation being -grad V (equation (5)).
 
     Holds hyper-parameters only, so that it clones like any scikit-learn component. A new
     potential has to write ``__call__``; it may set ``n_features_in_`` (attribute or property)
-    where its dimension is known, and override :meth:`value_and_grad` with a closed form.
+    where its dimension is known, and override :meth:`value_and_grad` with a closed form. Both
+    methods of a class outside this package get points of their own and are called with grad mode
+    on, wherever they are called.
 
     Attributes
     ----------
@@ -28,6 +35,12 @@ class Potential(BaseEstimator):
     """
 
     has_walls = False
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if cls.__module__.partition(".")[0] != _PACKAGE:
+            for name in {"__call__", "value_and_grad"} & set(vars(cls)):
+                setattr(cls, name, guarded(vars(cls)[name]))
 
     def __call__(self, x: Tensor) -> Tensor:
         """V at the points x (n, d), shape (n,), in the dtype and on the device of x."""

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from .adapters import CallablePotential, DistributionPotential
 from .base import Potential, as_dimension
+from .foreign import ask
 
 
 class PotentialError(ValueError):
@@ -87,7 +88,10 @@ class CheckedPotential(Potential):
         what = "NaN" if torch.isnan(bad).any() else ("+inf" if (bad == torch.inf).any() else "-inf")
         raise PotentialError(
             f"{name} returned {what} at x = {_show(x[rows[0]])}{when}, and at {len(rows)} of "
-            f"{len(x)} points in all; it has to be finite wherever the solution has mass"
+            f"{len(x)} points in all; it has to be finite wherever the solution has mass, and that "
+            "is all of R^d. Where V ends at a boundary, take coordinates that have none, such as "
+            "log x for x > 0: skfokker.bayes.ConstrainedPotential(log_density, "
+            "Blocks({'x': constraints.positive})) does so"
         )
 
 
@@ -135,7 +139,10 @@ def check_potential(
         does not depend on the points (no gradient).
     """
     if isinstance(potential, Distribution):
-        potential = DistributionPotential(potential, beta)
+        from .boundaries import refuse_periodic
+
+        distribution, potential = potential, DistributionPotential(potential, beta)
+        refuse_periodic(DistributionPotential(distribution), distribution)
     if isinstance(potential, type):
         raise TypeError(
             f"potential must be an object, got the class {potential.__name__}; "
@@ -177,7 +184,7 @@ def _probe(potential: Any, d: int, dtype: torch.dtype, device: str | torch.devic
     x = x.to(dtype=dtype, device=device)
     with torch.inference_mode(False), torch.enable_grad():
         x = x.clone().requires_grad_()
-        value = potential(x)
+        value = potential(x) if isinstance(potential, Potential) else ask(potential, x)
     if not isinstance(value, Tensor):
         raise TypeError(
             f"potential must return a torch tensor of shape (n,), got {_brief(value)}; write it "
@@ -201,8 +208,78 @@ def _probe(potential: Any, d: int, dtype: torch.dtype, device: str | torch.devic
         raise ValueError(
             "the output of potential is detached from its argument, so it has no gradient; leave "
             "out .detach(), .item(), torch.no_grad() and numpy, use NumpyPotential(value, "
-            "gradient) for numpy code, or Zero() for V = 0"
+            "gradient) for numpy code (gradient='differences' where there is none), or Zero() for "
+            "V = 0"
         )
+    if isinstance(potential, Potential):
+        _probe_gradient(potential, x.detach())
+
+
+def _probe_gradient(potential: Potential, x: Tensor) -> None:
+    """See that value_and_grad returns what it should at points x (n, d)."""
+    pair = potential.value_and_grad(x)
+    if not (isinstance(pair, tuple | list) and len(pair) == 2):
+        raise TypeError(
+            f"value_and_grad must return a pair (values, gradients), got {_brief(pair)}; leave it "
+            "out for a gradient by automatic differentiation"
+        )
+    shapes = {"values": tuple(x.shape[:1]), "gradients": tuple(x.shape)}
+    for part, (name, shape) in zip(pair, shapes.items(), strict=True):
+        if not isinstance(part, Tensor) or part.dtype != x.dtype or tuple(part.shape) != shape:
+            seen = f"{part.dtype} of shape {tuple(part.shape)}" if isinstance(part, Tensor) else ""
+            raise TypeError(
+                f"value_and_grad must return {name} as a torch tensor of shape {shape} and dtype "
+                f"{x.dtype} for points of shape {tuple(x.shape)}, got {seen or _brief(part)}; try "
+                ".reshape and .to(x.dtype) on the result"
+            )
+
+
+def check_answers(potential: Potential, device: str | torch.device = "cpu") -> None:
+    """See that V is a function of one point: the same in every call and in all company.
+
+    Raises
+    ------
+    ValueError
+        Where two calls at the same points have different answers, or where the answer at a point
+        depends on the other points of the call.
+    """
+    n = 8
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, potential.n_features_in_, dtype=torch.float64, generator=generator)
+    x = x.to(device)
+    with torch.no_grad():
+        together, *again = (potential.value_and_grad(x.clone()) for _ in range(3))
+        halves = [potential.value_and_grad(part.clone()) for part in x.split(n // 2)]
+    for name, part in (("values", 0), ("gradients", 1)):
+        first = together[part].double()
+        finite = torch.isfinite(first)  # of the others the march complains
+        size = torch.where(finite, first.abs(), 0.0).amax()
+        for other in again:
+            gap = torch.where(finite, other[part] - first, 0.0).abs().amax()
+            if gap > 1e-6 * size:
+                raise ValueError(
+                    f"potential is not deterministic: at the same points its {name} differed by "
+                    f"{float(gap):.2g} between two calls, with a size of {float(size):.2g}. Every "
+                    "call must compute the same function: fix the random numbers or the "
+                    "mini-batch inside it, and switch dropout off (module.eval())."
+                )
+        gap = torch.cat([half[part] for half in halves]) - first
+        gap = torch.where(finite, gap, 0.0).abs().reshape(n, -1).amax(1)
+        if gap.amax() > max(1e-6, 200 * rounding(first)) * size:
+            k = int(gap.argmax())
+            raise ValueError(
+                f"potential depends on the other points of the call: at x = {_show(x[k])} its "
+                f"{name} differed by {float(gap[k]):.2g} (size {float(size):.2g}) between a "
+                f"call with {n} rows and one with {n // 2} of them. Each row must be a function of "
+                "its own point alone: put modules in evaluation mode (batch norm: module.eval()), "
+                "and leave out minima, means and normalisations over the batch (axis 0)."
+            )
+
+
+def rounding(value: Tensor) -> float:
+    """Relative rounding of values, which may have been computed in float32."""
+    single = (value == value.float().to(value)).all()
+    return torch.finfo(torch.float32 if single else value.dtype).eps
 
 
 def _shape_hint(shape: tuple[int, ...], n: int, d: int) -> str:

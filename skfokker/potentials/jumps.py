@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import Potential
-from .checks import PotentialError, _show
+from .checks import PotentialError, _show, rounding
 
 _N_PAIRS = 512
 _LENGTH = 0.1  # of a pair of neighbours, in standard deviations a coordinate
@@ -59,8 +59,8 @@ def find_jump(potential: Potential, x: Tensor, scale: Tensor, beta: float) -> Ju
         slope = (gradient.view(3, *a.shape) * (b - a)).sum(2)
         unexplained = (at_b - at_a - (slope[0] + 4 * slope[1] + slope[2]) / 6).abs()
         unexplained = torch.where(torch.isfinite(unexplained), unexplained, 0.0)
-        rounding = 100 * _eps(value) * (at_a.abs() + at_b.abs())
-        suspect = unexplained > 0.01 * beta + rounding
+        noise = 100 * rounding(value) * (at_a.abs() + at_b.abs())
+        suspect = unexplained > 0.01 * beta + noise
         if not suspect.any():
             return None
         worst = torch.where(suspect, unexplained, 0.0).topk(min(_N_SUSPECTS, len(a))).indices
@@ -70,11 +70,61 @@ def find_jump(potential: Potential, x: Tensor, scale: Tensor, beta: float) -> Ju
     return Jump(height, at)
 
 
+@dataclass(frozen=True)
+class Wall:
+    """V jumps from ``low`` to ``high`` at the point ``at`` (d,): most of its range over points."""
+
+    low: float
+    high: float
+    at: Tensor
+
+
+@torch.no_grad()
+def find_wall(potential: Potential, x: Tensor, value: Tensor, least: float) -> Wall | None:
+    """A wall of finite height on the way from the lowest to the highest of the points x (n, d).
+
+    The segment is halved to where V rises through the middle of its range; where a tenth of the
+    range is left at one place, that is a wall, such as one coded as V = 1e30 outside.
+
+    Parameters
+    ----------
+    potential : Potential
+        It is called for up to 50 points, one by one.
+    x, value : Tensor (n, d), (n,)
+        Points, and V there.
+    least : float
+        A range of V that no wall has to be looked for in.
+    """
+    finite = torch.isfinite(value)
+    if not finite.any():
+        return None
+    bottom, top = float(value[finite].min()), float(value[finite].max())
+    if not top - bottom > least:
+        return None
+    low = x[torch.where(finite, value, torch.inf).argmin()]
+    high = x[torch.where(finite, value, -torch.inf).argmax()]
+    at_low, at_high = bottom, top
+    for k in range(50):
+        middle = (low + high) / 2
+        here = float(potential(middle[None]))
+        if here - bottom > 0.5 * (top - bottom):
+            high, at_high = middle, here
+        else:
+            low, at_low = middle, here
+        if k >= 20 and not at_high - at_low > 0.1 * (top - bottom):
+            return None
+    return Wall(at_low, at_high, low)
+
+
 def refuse_jumps(potential: Potential, mean: Tensor, scale: Tensor, beta: float) -> None:
     """Raise a PotentialError where V jumps within N(mean, scale scale^T)."""
     d = len(mean)
     z = torch.randn(_N_PAIRS, d, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    jump = find_jump(potential, mean + z.to(mean) @ scale.T, scale, beta)
+    x = mean + z.to(mean) @ scale.T
+    jump = find_jump(potential, x, scale, beta)
+    if jump is None:  # few of the pairs may stand on either side of a wall
+        wall = find_wall(potential, x, potential.value_and_grad(x)[0], 1e3 * beta)
+        jump = None if wall is None else Jump(wall.high - wall.low, wall.at)
     if jump is not None:
         raise PotentialError(str(jump))
 
@@ -96,7 +146,7 @@ def refuse_wrong_gradients(potential: Potential, mean: Tensor, scale: Tensor) ->
         gradient = gradient.view(3, *x.shape)[1]
         slope, rise = (gradient * step).sum(1), (above - below) / 2
         size = gradient.norm(dim=1) * step.norm(dim=1)
-        wrong = wrong & ((rise - slope).abs() > 1e-2 * size + 10 * _eps(value) * here.abs())
+        wrong = wrong & ((rise - slope).abs() > 1e-2 * size + 10 * rounding(value) * here.abs())
     if wrong.double().mean() > 0.7:
         k = int(wrong.nonzero()[0, 0])
         raise ValueError(
@@ -104,12 +154,6 @@ def refuse_wrong_gradients(potential: Potential, mean: Tensor, scale: Tensor) ->
             f"slope along a direction is {_per(slope[k], step[k])} by the gradient and "
             f"{_per(rise[k], step[k])} by differences; correct the gradient"
         )
-
-
-def _eps(value: Tensor) -> float:
-    """Relative rounding of values, which may have been computed in float32."""
-    single = (value == value.float().to(value)).all()
-    return torch.finfo(torch.float32 if single else value.dtype).eps
 
 
 def _per(rise: Tensor, step: Tensor) -> str:
