@@ -130,7 +130,7 @@ def _block_order(near: np.ndarray, seen: np.ndarray) -> list[int]:
     """The order in which each coordinate is best predicted by those before it.
 
     Candidates are the order given, that of least bandwidth, and both backwards; the measure is the
-    variance that quadratic polynomials of the neighbours before leave, for the particles at the end.
+    variance that quadratic polynomials of the neighbours before leave to the particles at the end.
     """
     d = len(near)
     if d == 1:
