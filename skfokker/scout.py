@@ -41,6 +41,9 @@ class Scouts:
         """
         ends = self.ends[:4096].cpu().numpy()
         one = _residual(_fit_mixture(ends, 1), equation, self.ends)
+        few = _fit_mixture(ends[:1024], 5, n_init=1)
+        if _residual(few, equation, self.ends) > 0.6 * one:
+            return 1  # soon seen to be hopeless: bent modes
         best, best_score, worse, k = None, math.inf, 0, 2
         while worse < 2 and k <= min(at_most, len(ends) // 20):
             model = _fit_mixture(ends, k)
@@ -100,9 +103,9 @@ def _residual(model: GaussianMixture, equation: FokkerPlanck, like: Tensor, n: i
     return float(residual.square().sum(1).mean())
 
 
-def _fit_mixture(x: np.ndarray, k: int) -> GaussianMixture:
+def _fit_mixture(x: np.ndarray, k: int, n_init: int = 4) -> GaussianMixture:
     model = GaussianMixture(
-        k, n_init=4, init_params="k-means++", reg_covar=1e-6 * x.var(), random_state=0
+        k, n_init=n_init, init_params="k-means++", reg_covar=1e-6 * x.var(), random_state=0
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of clusters that have not converged to the last digit

@@ -120,21 +120,31 @@ class Polynomials(Basis):
             u = torch.tanh(self.saturation * u)
             slope = self.saturation / half * (1 - u * u)
             bend = -2 * self.saturation / half * u * slope
-        values = [torch.ones_like(u), u]
-        slopes = [torch.zeros_like(u), torch.ones_like(u)]
-        bends = [torch.zeros_like(u), torch.zeros_like(u)]
-        for k in range(1, self.size - 1):
-            values.append(((2 * k + 1) * u * values[k] - k * values[k - 1]) / (k + 1))
-            slopes.append(slopes[k - 1] + (2 * k + 1) * values[k])
-            bends.append(bends[k - 1] + (2 * k + 1) * slopes[k])
+        table = self._recurrence(u, order)
         if order == 0:
-            return torch.stack(values[: self.size], -1)
+            return table[0]
         if order == 1:
-            out = [slope * v for v in slopes[: self.size]]
+            out = slope[..., None] * table[1] if self.saturation is not None else slope * table[1]
+        elif self.saturation is None:
+            out = slope * slope * table[2]
         else:
-            pairs = zip(slopes[: self.size], bends[: self.size], strict=True)
-            out = [slope * slope * b + bend * s for s, b in pairs]
-        return torch.stack(out, -1).masked_fill(self._outside(y), 0.0)
+            out = (slope * slope)[..., None] * table[2] + bend[..., None] * table[1]
+        return out.masked_fill(self._outside(y), 0.0)
+
+    def _recurrence(self, u: Tensor, order: int) -> list[Tensor]:
+        """P_k and its derivatives up to the given order at u (...), (..., K) each."""
+        zero, one = torch.zeros_like(u), torch.ones_like(u)
+        tables = [[one, u], [zero, one], [zero, zero]][: order + 1]
+        for k in range(1, self.size - 1):
+            p = tables[0]
+            after = [((2 * k + 1) * u * p[k] - k * p[k - 1]) / (k + 1)]
+            after += [
+                upper[k - 1] + (2 * k + 1) * lower[k]
+                for lower, upper in zip(tables[:-1], tables[1:], strict=True)
+            ]
+            for table, values in zip(tables, after, strict=True):
+                table.append(values)
+        return [torch.stack(table[: self.size], -1) for table in tables]
 
 
 class Cells:

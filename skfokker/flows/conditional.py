@@ -135,6 +135,10 @@ class ConditionalFlow(Flow):
         out[self._order(d)] = torch.tensor(middles, dtype=torch.float64)
         return out
 
+    def _tables(self, z: Tensor) -> Tables:
+        """Functions of the coordinates of z (P, d), which are in the order of the flow."""
+        return Tables(self.factors[0].bases, z)
+
     def split(self, theta: Tensor) -> tuple[Tensor, ...]:
         """Views of theta, one a factor."""
         return theta.split([factor.size for factor in self.factors])
@@ -175,9 +179,10 @@ class ConditionalFlow(Flow):
 
     def _push(self, theta: Tensor, x: Tensor) -> Tensor:
         z, order = torch.zeros_like(x), self._order(x.shape[1])
+        tables = self._tables(z)
         for i, part in enumerate(self.split(theta)):
             factor = self.factors[i]
-            local = factor.local(part, factor.products(z))
+            local = factor.local(part, factor.products(tables))
             z[:, i] = local.quantile(x[:, order[i]])
         y = torch.empty_like(z)
         y[:, order] = z
@@ -186,9 +191,10 @@ class ConditionalFlow(Flow):
     def inverse(self, theta, y):
         order = self._order(y.shape[1])
         z, columns, log_det = y[:, order], [], torch.zeros_like(y[:, 0])
+        tables = self._tables(z)
         for i, part in enumerate(self.split(theta)):
             factor = self.factors[i]
-            local = factor.local(part, factor.products(z))
+            local = factor.local(part, factor.products(tables))
             latent, q = local.latent(z[:, i])
             columns.append(latent)
             log_det = log_det + q
@@ -201,10 +207,11 @@ class ConditionalFlow(Flow):
     def score_and_divergence(self, theta, y):
         order = self._order(y.shape[1])
         z = y[:, order]
+        tables = self._tables(z)
         score, divergence = torch.zeros_like(z), torch.zeros_like(z[:, 0])
         for i, part in enumerate(self.split(theta)):
             factor = self.factors[i]
-            at = factor.local(part, factor.products(z)).at_samples(z[:, i])
+            at = factor.local(part, factor.products(tables)).at_samples(z[:, i])
             divergence = divergence + at.add_curvature(score)
         out = torch.empty_like(score)
         out[:, order] = score
@@ -212,9 +219,10 @@ class ConditionalFlow(Flow):
 
     def log_density_rate(self, theta, dtheta, y):
         z, total = y[:, self._order(y.shape[1])], torch.zeros_like(y[:, 0])
+        tables = self._tables(z)
         for i, (part, change) in enumerate(zip(self.split(theta), self.split(dtheta), strict=True)):
             factor = self.factors[i]
-            products = factor.products(z)
+            products = factor.products(tables)
             at = factor.local(part, products).at_samples(z[:, i])
             total = total + (at.phi[:, 0] * (products.values @ factor.table(change))).sum(1)
         return total
@@ -228,6 +236,24 @@ class _Backwards:
         self.solve_transposed = linearization._pull
 
 
+class Tables:
+    """Functions of single coordinates at points z (P, d), each computed once.
+
+    Columns of z may be filled in as they become known, before they are asked for.
+    """
+
+    def __init__(self, bases, z: Tensor):
+        self.bases, self.z = bases, z
+        self._known: dict[tuple[int, int], Tensor] = {}
+
+    def __call__(self, j: int, order: int = 0) -> Tensor:
+        """Derivatives of the functions of coordinate j, (P, K)."""
+        key = (j, order)
+        if key not in self._known:
+            self._known[key] = self.bases[j](self.z[:, j], order)
+        return self._known[key]
+
+
 class Products:
     """The products A_a of a factor at prefixes, and their derivatives.
 
@@ -236,24 +262,17 @@ class Products:
     values : Tensor (P, nA)
     """
 
-    def __init__(self, factor: Factor, z: Tensor):
-        self.factor, self.z = factor, z
-        self._tables: dict[tuple[int, int], Tensor] = {}
+    def __init__(self, factor: Factor, tables: Tables):
+        self.factor, self.tables = factor, tables
         self.values = self._all()
-
-    def _table(self, j: int, order: int) -> Tensor:
-        key = (j, order)
-        if key not in self._tables:
-            self._tables[key] = self.factor.bases[j](self.z[:, j], order)
-        return self._tables[key]
 
     def _block(self, group, by: int | None = None, order: int = 0) -> Tensor:
         parents, functions, _ = group
-        block = self.z.new_ones(len(self.z), 1)
+        block = None
         for j, chosen in zip(parents, functions, strict=True):
-            table = self._table(j, order if j == by else 0)[:, chosen]
-            block = (block[:, :, None] * table[:, None, :]).flatten(1)
-        return block
+            table = self.tables(j, order if j == by else 0)[:, chosen]
+            block = table if block is None else (block[:, :, None] * table[:, None]).flatten(1)
+        return self.tables.z.new_ones(len(self.tables.z), 1) if block is None else block
 
     def _all(self):
         return torch.cat([self._block(group) for group in self.factor.groups], 1)
@@ -308,7 +327,7 @@ class Factor:
     def __init__(self, index, own, groups, bases):
         self.index, self.own, self.bases = index, own, bases
         self.groups = [
-            (tuple(parents), [list(f) for f in functions], int(n_own))
+            (tuple(parents), [_as_slice(f) for f in functions], int(n_own))
             for parents, functions, n_own in groups
         ]
         self.cells = as_cells(own)
@@ -320,7 +339,9 @@ class Factor:
             )
         self.columns, self.used, active, start, n_own = [], [], [], 0, own.size
         for _, functions, used in self.groups:
-            count = math.prod(len(f) for f in functions)
+            count = math.prod(
+                f.stop - f.start if isinstance(f, slice) else len(f) for f in functions
+            )
             self.columns.append(slice(start, start + count))
             rows = np.arange(start, start + count)[:, None] * (1 + n_own)
             self.used.append(1 + min(used, n_own))
@@ -352,9 +373,9 @@ class Factor:
             blocks.append(block.flatten(1))
         return torch.cat(blocks, 1)
 
-    def products(self, z: Tensor) -> Products:
-        """A at points z (P, >= i)."""
-        return Products(self, z)
+    def products(self, z: Tensor | Tables) -> Products:
+        """A at points z (P, >= i), which may be given as tables of their functions."""
+        return Products(self, z if isinstance(z, Tables) else Tables(self.bases, z))
 
     def local(self, theta: Tensor, products: Products) -> Local:
         """The factor at these prefixes."""
@@ -379,6 +400,14 @@ class Factor:
         ones = _least_squares(self.on_nodes, torch.ones(len(self.on_nodes)).to(self.on_nodes))
         table[:, 1:] = row[i].log() * constant[:, None] * ones
         return self.pick(table)
+
+
+def _as_slice(numbers):
+    """Consecutive numbers as a slice, which makes no copy."""
+    first, n = numbers[0], len(numbers)
+    return (
+        slice(first, first + n) if list(numbers) == list(range(first, first + n)) else list(numbers)
+    )
 
 
 def _least_squares(matrix: Tensor, target: Tensor) -> Tensor:
@@ -733,10 +762,11 @@ class _ConditionalLinearization(Linearization):
         d = x.shape[1]
         self.order = torch.tensor(flow._order(d), device=x.device)
         z = self.y[:, self.order]
+        tables = flow._tables(z)
         self.locals, self.points = [], []
         for i, part in enumerate(flow.split(theta)):
             factor = flow.factors[i]
-            local = factor.local(part, factor.products(z))
+            local = factor.local(part, factor.products(tables))
             self.locals.append(local)
             self.points.append(local.at_samples(z[:, i]))
         self.log_det = -sum(p.log_slope[:, 0] for p in self.points)

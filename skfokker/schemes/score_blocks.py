@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..divergence import colour, divergence, steps
 from ..equation import FokkerPlanck
-from ..flows.conditional import ConditionalFlow
+from ..flows.conditional import ConditionalFlow, Tables
 from ..parallel import ALONE, Reduction
 from ..potentials import PotentialError
 from .points import sobol_normal
@@ -245,6 +245,7 @@ class SampledBlock:
     """
 
     exact = False
+    most_direct = 1200  # parameters of which the whole Gram matrix is factorised
     coarser = 4  # of so many points one is enough for the stiffness and for the noise
 
     def __init__(
@@ -264,7 +265,7 @@ class SampledBlock:
         order = flow._order(len(centre))
         self.columns = [order[i] for i in self.indices]
         self.damping = damping
-        self.colours = None
+        self.colours, self.last = None, None
         self.pointwise = interacts is not None
         if self.pointwise:
             inner = interacts[np.ix_(self.columns, self.columns)]
@@ -282,9 +283,9 @@ class SampledBlock:
         d = len(self.centre)
         order = self.flow._order(d)
         z = self.centre[order].repeat(len(self.x), 1)
-        states = []
+        tables, states = Tables(self.factors[0].bases, z), []
         for k, (factor, theta) in enumerate(zip(self.factors, thetas, strict=True)):
-            local = factor.local(theta, factor.products(z))
+            local = factor.local(theta, factor.products(tables))
             z[:, factor.index] = local.quantile(self.x[:, k], exact=False)
             states.append(local.at_samples(z[:, factor.index]))
         return z, states
@@ -378,21 +379,73 @@ class SampledBlock:
         F is block diagonal in expectation only; without the blocks between coordinates what the
         others explain would be noise to each.
         """
-        n, phi = self.n, torch.cat(scores, 1)
-        mean = self.processes.sum(right.sum()[None]) / n
-        gram, force, square = self.processes.sum(
-            phi.T @ phi, (right - mean) @ phi, (right - mean).square().sum()[None]
-        )
-        gram, force = gram / n, force / n
-        sizes = [s.shape[1] for s in scores]
-        damping = torch.cat([m.diagonal().mean().expand(len(m)) for m in out.metric])
-        damped = gram + torch.diag(self.damping * damping)
-        rate = torch.cholesky_solve(force[:, None], torch.linalg.cholesky(damped))[:, 0]
+        n, sizes = self.n, [s.shape[1] for s in scores]
+        (mean,) = self.processes.sum(right.sum()[None]) / n
+        right = right - mean
+        if sum(sizes) <= self.most_direct:
+            rate, misfit = self._solve_at_once(out, torch.cat(scores, 1), right)
+        else:
+            rate, misfit = self._solve_by_gradients(out, scores, right)
+        self.last = rate
         out.rate = list(rate.split(sizes))
         out.force = [m @ r for m, r in zip(out.metric, out.rate, strict=True)]
-        left = float(square) / n - 2 * float(rate @ force) + float(rate @ gram @ rate)
-        out.imbalance = max(left, 0.0)
+        out.imbalance = max(misfit, 0.0)
         out.noise = out.imbalance * len(rate) / n
+
+    def _solve_at_once(self, out, phi, right) -> tuple[Tensor, float]:
+        gram, force, square = self.processes.sum(
+            phi.T @ phi, right @ phi, right.square().sum()[None]
+        )
+        gram, force = gram / self.n, force / self.n
+        damping = torch.cat([m.diagonal().mean().expand(len(m)) for m in out.metric])
+        root = torch.linalg.cholesky(gram + torch.diag(self.damping * damping))
+        rate = torch.cholesky_solve(force[:, None], root)[:, 0]
+        return rate, float(square / self.n - 2 * rate @ force + rate @ gram @ rate)
+
+    def _solve_by_gradients(self, out, scores, right) -> tuple[Tensor, float]:
+        """Conjugate gradients from the last theta', with F, block by block, as preconditioner.
+
+        Where there are few more points than parameters, the solution would fit their noise: a few
+        steps from a theta' that other points have given do not.
+        """
+        n, sizes = self.n, [s.shape[1] for s in scores]
+        damping = [self.damping * m.diagonal().mean() for m in out.metric]
+        roots = [
+            torch.linalg.cholesky(m + c * torch.eye(len(m)).to(m))
+            for m, c in zip(out.metric, damping, strict=True)
+        ]
+
+        def explained(rate):
+            parts = zip(scores, rate.split(sizes), strict=True)
+            return sum(phi @ part for phi, part in parts)
+
+        def pulled(values):
+            return self.processes.sum(torch.cat([values @ phi for phi in scores])) / n
+
+        def precondition(v):
+            parts = zip(v.split(sizes), roots, strict=True)
+            return torch.cat([torch.cholesky_solve(p[:, None], r)[:, 0] for p, r in parts])
+
+        ridge = torch.cat([c.expand(k) for c, k in zip(damping, sizes, strict=True)])
+        rate = right.new_zeros(sum(sizes)) if self.last is None else self.last
+        left = right - explained(rate)
+        gradient = pulled(left) - ridge * rate
+        step = direction = precondition(gradient)
+        size = first = gradient @ step
+        for _ in range(20 if n > 6 * len(rate) else 4):
+            moved = explained(direction)
+            (curvature,) = self.processes.sum(moved.square().sum()[None]) / n
+            length = size / (curvature + direction @ (ridge * direction))
+            rate = rate + length * direction
+            left = left - length * moved
+            gradient = pulled(left) - ridge * rate
+            step = precondition(gradient)
+            size, before = gradient @ step, size
+            if size <= 1e-6 * first:
+                break
+            direction = step + (size / before) * direction
+        (misfit,) = self.processes.sum(left.square().sum()[None]) / n
+        return rate, float(misfit)
 
     @staticmethod
     def _stiff_parents(factor) -> list[int]:
@@ -401,6 +454,6 @@ class SampledBlock:
             j
             for parents, functions, _ in factor.groups
             for j, chosen in zip(parents, functions, strict=True)
-            if max(chosen) > 2
+            if (chosen.stop - 1 if isinstance(chosen, slice) else max(chosen)) > 2
         }
         return sorted(rich)

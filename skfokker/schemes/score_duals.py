@@ -28,14 +28,15 @@ class ScoreDualNested(Scheme):
 
     Parameters
     ----------
-    tolerance : float, default=1e-2
-        Local error of a step, sqrt(e^T F e).
+    tolerance : float or None, default=None
+        Local error of a step, sqrt(e^T F e). None takes 1e-2 where all expectations are
+        quadratures, and 2e-2 where some are means over points.
     n_samples : int or None, default=None
         Sobol points for blocks of more than two coordinates. None starts with 2048 and takes up to
         16384 while the sampling error of a step is larger than a third of ``tolerance``.
     damping : float or None, default=None
         Added to the diagonal of F, relative to its mean. None takes 1e-5 where expectations are
-        quadratures, and 1e-3 where they are means over points.
+        quadratures, and 1e-4 where they are means over points.
     first_step : float, default=1e-4
         First step, relative to the span.
     max_step : float or None, default=None
@@ -59,7 +60,7 @@ class ScoreDualNested(Scheme):
 
     def __init__(
         self,
-        tolerance: float = 1e-2,
+        tolerance: float | None = None,
         n_samples: int | None = None,
         damping: float | None = None,
         first_step: float = 1e-4,
@@ -137,12 +138,14 @@ class _March:
                     self.blocks.append(QuadratureBlock(flow, indices, equation, centre))
             else:
                 n = scheme.n_samples or 2048
-                damping = 1e-3 if scheme.damping is None else scheme.damping
+                damping = 1e-4 if scheme.damping is None else scheme.damping
                 block = SampledBlock(
                     flow, indices, equation, centre, n, damping, equation.interacts, self.processes
                 )
                 block.renew(generator)
                 self.blocks.append(block)
+        exact = all(block.exact for block in self.blocks)
+        self.tolerance = scheme.tolerance or (1e-2 if exact else 2e-2)
 
     def split(self, theta: Tensor) -> list[list[Tensor]]:
         parts = self.flow.split(theta)
@@ -159,7 +162,7 @@ class _March:
     def damped(self, block, metric: Tensor) -> Tensor:
         relative = self.scheme.damping
         if relative is None:
-            relative = 1e-5 if block.exact else 1e-3
+            relative = 1e-5 if block.exact else 1e-4
         out = metric.clone()
         out.diagonal().add_(relative * metric.diagonal().mean())
         return out
@@ -186,7 +189,7 @@ class _March:
         """New points, as many as the sampling error of a step asks for."""
         for block, state in zip(self.blocks, now.blocks, strict=True):
             if not block.exact and self.scheme.n_samples is None:
-                error = h * math.sqrt(max(state.noise, 0.0)) / self.scheme.tolerance
+                error = h * math.sqrt(max(state.noise, 0.0)) / self.tolerance
                 if error > 1 / 3 and block.n < 16384:
                     block.n *= 2
                 elif error < 1 / 12 and block.n > 2048:
@@ -228,7 +231,7 @@ class _March:
                 square += float(e @ fisher @ e)
                 ks.append(b)
             second.append(ks)
-        error = math.sqrt(max(square, 0.0)) / self.scheme.tolerance
+        error = math.sqrt(max(square, 0.0)) / self.tolerance
         if not math.isfinite(error) or error > 1:
             return now, error if math.isfinite(error) else math.inf
         theta = now.theta + h * (1.5 * self.join(first) + 0.5 * self.join(second))
@@ -248,6 +251,6 @@ class _March:
             "dissipation": dissipation,
             "evaluations": evaluations,
             "rejected": rejected,
-            "tolerance": self.scheme.tolerance,
+            "tolerance": self.tolerance,
             "n_samples": max((b.n for b in self.blocks if not b.exact), default=0),
         }
