@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -12,9 +13,43 @@ from .conditional import ConditionalFlow
 
 _PLANE = 2  # coordinates of a block that products of splines are affordable for
 _INTERVALS, _PARENT_INTERVALS = 24, 16  # of the splines, own and of the coordinate before
-_OWN, _DEGREE, _SATURATION = 6, 4, 3.2  # of the polynomials
+_SATURATION = 3.2  # of the polynomials of the coordinate itself
 _FINEST = 120  # cells that the box of a coordinate is cut into, at most
-_BUDGET = 80  # parameters of a coordinate
+
+
+@dataclass(frozen=True)
+class _Richness:
+    """How many functions the coordinates of a larger block get.
+
+    ``own`` functions of a coordinate itself; polynomials up to ``degree`` of its neighbours, of
+    which those up to ``coupled`` are multiplied with all own functions; products of two up to degree
+    ``pairs`` each, with ``paired`` own functions; ``budget`` parameters at most.
+    """
+
+    own: int
+    degree: int
+    coupled: int
+    pairs: int
+    paired: int
+    budget: int
+
+    @classmethod
+    def of(cls, size: int, capacity: int) -> _Richness:
+        """For a block of so many coordinates: few coordinates can afford more."""
+        if size <= 3:
+            rich = cls(10, 6, 4, 3, 6, 250)
+        elif size <= 5:
+            rich = cls(8, 5, 3, 2, 4, 150)
+        else:
+            rich = cls(6, 4, 2, 2, 2, 80)
+        more = capacity - 1
+        return replace(
+            rich,
+            own=rich.own + 2 * more,
+            degree=rich.degree + more,
+            coupled=rich.coupled + more,
+            budget=rich.budget * capacity,
+        )
 
 
 def choose_conditional(
@@ -61,7 +96,8 @@ def choose_conditional(
     spans = np.ptp(box, axis=0)
     widths = np.minimum(spans / 36, 0.7 * np.minimum(scale, seen.std(1).min(0)))
     fine = np.array([(spans / widths)[label == block].max() for block in range(number)])
-    plane = (np.bincount(label) <= _PLANE) & (fine <= _FINEST)
+    sizes = np.bincount(label)
+    plane = (sizes <= _PLANE) & (fine <= _FINEST)
     for i, coordinate in enumerate(order):
         lower, upper = (float(b) for b in box[:, coordinate])
         if plane[label[coordinate]]:
@@ -72,12 +108,17 @@ def choose_conditional(
             features[i] = ("splines", few)
             groups[i] = [_everything(features, order, near, i)]
         else:
-            own[i] = ("polynomials", lower, upper, _OWN, _SATURATION)
+            rich = _Richness.of(int(sizes[label[coordinate]]), capacity)
+            own[i] = ("polynomials", lower, upper, rich.own, _SATURATION)
             points = seen[:, :, coordinate]
             middle, half = (points.max() + points.min()) / 2, (points.max() - points.min()) / 2
-            degree = _DEGREE + capacity - 1
-            features[i] = ("polynomials", float(middle - half), float(middle + half), degree + 1)
-            groups[i] = _neighbours(near, order, position, i, degree, _BUDGET * capacity)
+            features[i] = (
+                "polynomials",
+                float(middle - half),
+                float(middle + half),
+                rich.degree + 1,
+            )
+            groups[i] = _neighbours(near, order, position, i, rich)
     return ConditionalFlow(own, features, groups, order, capacity)
 
 
@@ -101,8 +142,8 @@ def _everything(features, order, near, i):
     return (tuple(parents), functions, 10**6)
 
 
-def _neighbours(near, order, position, i, degree, budget):
-    """Groups of products for coordinate i, the most important first, up to a budget."""
+def _neighbours(near, order, position, i, rich):
+    """Groups of products for coordinate i, the most important first, up to the budget."""
     coordinate = order[i]
     first = [position[j] for j in np.flatnonzero(near[coordinate]) if position[j] < i]
     second = set()
@@ -110,16 +151,18 @@ def _neighbours(near, order, position, i, degree, budget):
         second |= {position[k] for k in np.flatnonzero(near[j]) if position[k] < i}
     second = sorted(second - set(first) - {i}, reverse=True)
     first = sorted(first, reverse=True)
-    wanted = [((), [], _OWN)]
-    wanted += [((j,), [[1, 2]], _OWN) for j in first]
-    wanted += [((j,), [list(range(3, degree + 1))], 0) for j in first]
+    low, high = list(range(1, rich.coupled + 1)), list(range(rich.coupled + 1, rich.degree + 1))
+    both = list(range(1, rich.pairs + 1))
+    wanted = [((), [], rich.own)]
+    wanted += [((j,), [low], rich.own) for j in first]
+    wanted += [((j,), [high], 0) for j in first]
     wanted += [((j,), [[1, 2]], 2) for j in second]
     pairs = [*combinations(first, 2), *((j, k) for j in first for k in second)]
-    wanted += [(tuple(sorted(pair)), [[1, 2], [1, 2]], 2) for pair in pairs]
+    wanted += [(tuple(sorted(pair)), [both, both], rich.paired) for pair in pairs]
     chosen, total = [], 0
     for parents, functions, n_own in wanted:
         size = int(np.prod([len(f) for f in functions])) * (1 + n_own)
-        if chosen and total + size > budget:
+        if chosen and total + size > rich.budget:
             continue
         chosen.append((parents, functions, n_own))
         total += size
