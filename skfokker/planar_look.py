@@ -1,0 +1,282 @@
+r"""What a march of conditional densities in planes misses the equation by, without sampling.
+
+Where every independent block has one or two coordinates, all that a certificate averages is at hand
+on a grid, finer than that of the march:
+
+    v_1 = -S_1' / d_1 S_1 ,    v_2 = -(S_2' + d_1 S_2 v_1) / d_2 S_2    (' = d/dt) ,
+    r = v + grad V + beta s ,    w = r + (d_2 a + a s_2, -d_1 a - a s_1) ,
+
+v being the velocity of the Knothe map, s the score. rho times the last field is the rotated
+gradient of rho a, so that w has the divergence of r against rho for any function a; here a is the
+combination of products of splines that makes E|w|^2 smallest on the grid. In a plane nothing else
+leaves a law alone, so that w comes as close to a gradient as the splines allow.
+
+Blocks are independent: E|r|^2, E|w|^2 and E|eps| add up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .divergence import divergence, steps
+from .equation import FokkerPlanck
+from .parallel import reduction
+from .potentials import PotentialError
+from .schemes.points import sobol_normal
+from .schemes.score_blocks import QuadratureBlock
+from .trajectory import Trajectory
+
+_REFINEMENT = 2  # cells of the grid for one of the march
+_RIDGE = 1e-10  # of the normal equations, relative to each diagonal entry
+_MISSING = 1e-6  # mass that the grids may miss
+_MISFIT = 1e-6  # |grad V - that of its blocks|, at most, relative to |grad V|
+_PROBES = 256  # points at which that is looked at
+
+
+def planar_look(trajectory: Trajectory, equation: FokkerPlanck) -> PlanarLook | None:
+    """Quadratures for the certificate of a march; None where they do not hold all of the law.
+
+    That is where a block has more than two coordinates, where mass lies beyond the grids, or where
+    V couples blocks of the flow after all.
+    """
+    flow = trajectory.flow
+    if not flow.marched_by_scores or equation.potential.has_walls:
+        return None
+    if max(len(block) for block in flow.blocks()) > QuadratureBlock.largest:
+        return None
+    try:
+        look = PlanarLook(trajectory, equation)
+        return look if look.holds() else None
+    except PotentialError:  # of a neighbour out of reach
+        return None
+
+
+class PlanarLook:
+    """What a march misses the equation by at one time, by quadrature.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+    equation : FokkerPlanck
+    refinement : int
+        Cells of the grid for one of the march, along each coordinate.
+    """
+
+    tail = None
+
+    def __init__(
+        self, trajectory: Trajectory, equation: FokkerPlanck, refinement: int = _REFINEMENT
+    ):
+        self.trajectory, self.equation = trajectory, equation
+        flow, d = trajectory.flow, trajectory.d
+        centre = flow.centre(d).to(trajectory.device)
+        with reduction().together():  # all points on every process
+            self.planes = [
+                Plane(QuadratureBlock(flow, indices, equation, centre, refinement))
+                for indices in flow.blocks()
+            ]
+
+    def holds(self) -> bool:
+        """Whether the grids hold the law at all stored times, and V is a sum over the blocks."""
+        trajectory = self.trajectory
+        for theta in torch.as_tensor(trajectory.thetas, device=trajectory.device):
+            parts = trajectory.flow.split(theta)
+            for plane in self.planes:
+                if not abs(plane.mass([parts[i] for i in plane.indices]) - 1) < _MISSING:
+                    return False
+        if len(self.planes) == 1:
+            return True
+        d, potential = trajectory.d, self.equation.potential
+        centre = trajectory.flow.centre(d).to(trajectory.device)
+        x = sobol_normal(_PROBES, d, seed=0).to(centre)
+        with reduction().together():
+            for t in np.quantile(trajectory.times, [0.0, 0.5, 1.0]):
+                y = trajectory.sample_from(x, t)
+                gradient = potential.value_and_grad(y)[1]
+                for plane in self.planes:
+                    alone = centre.repeat(len(y), 1)
+                    alone[:, plane.columns] = y[:, plane.columns]
+                    apart = potential.value_and_grad(alone)[1] - gradient
+                    if apart[:, plane.columns].abs().max() > _MISFIT * gradient.abs().max():
+                        return False
+        return True
+
+    def turning(self, start: float, end: float, length: float) -> None:
+        """Nothing to prepare: fields that leave the law alone are fitted at each time."""
+
+    def at(self, t: float, turning: None = None) -> tuple[float, float, float, float, float]:
+        """E|r|^2, E|w|^2, E|eps|, E eps at time t; and nan, no part of the law being set apart."""
+        trajectory = self.trajectory
+        theta, dtheta = (torch.as_tensor(a, device=trajectory.device) for a in trajectory.at(t))
+        thetas, rates = trajectory.flow.split(theta), trajectory.flow.split(dtheta)
+        total = np.zeros(4)
+        for plane in self.planes:
+            here = plane.indices
+            total += plane.at([thetas[i] for i in here], [rates[i] for i in here])
+        return (*total.tolist(), np.nan)
+
+
+class Plane:
+    """One block of one or two coordinates.
+
+    Parameters
+    ----------
+    block : QuadratureBlock
+        With the grid, V on it, and the densities.
+    bases : sequence of Basis, optional
+        Of the two coordinates, for a; by default the own functions of the flow.
+    """
+
+    def __init__(self, block: QuadratureBlock, bases=None):
+        self.block, self.beta = block, block.equation.beta
+        self.indices, self.columns = block.indices, block.columns
+        self.laplacian = self._laplacian()
+        self.bends = [
+            {j: products.derivative(j, 2) for j in factor.parents}
+            for products, factor in zip(block.products, block.factors, strict=True)
+        ]
+        self.turns = None
+        if len(self.indices) == 2:
+            if bases is None:
+                bases = [factor.own for factor in block.factors]
+            nodes = [factor.cells.nodes.to(block.value) for factor in block.factors]
+            self.turns = Turns(*bases, *nodes)
+
+    def _laplacian(self) -> Tensor:
+        """Of V at the nodes, in the coordinates of the block."""
+        block, potential = self.block, self.block.equation.potential
+        nodes, groups = block.nodes, [torch.tensor([c]) for c in self.columns]
+        step = torch.ones_like(nodes[0])
+        step[self.columns] = steps(nodes[:, self.columns])
+        value = divergence(lambda y: potential.unchecked(y)[1], nodes, step, groups)
+        return torch.where(torch.isfinite(value), value, 0.0).view(block.shape)
+
+    def mass(self, thetas: list[Tensor]) -> float:
+        """Mass of the block's law on the grid."""
+        return float(self.block.points(thetas)[1].sum())
+
+    def fields(self, thetas: list[Tensor], rates: list[Tensor]):
+        """Weights, r, s (one array a coordinate) and eps on the grid."""
+        block, beta = self.block, self.beta
+        states, weights = block.points(thetas)
+        changes = [
+            at.along(products.values @ at.local.factor.table(rate))
+            for at, products, rate in zip(states, block.products, rates, strict=True)
+        ]
+        tall = (-1, *[1] * (len(states) - 1))
+        first, (moved, grown) = states[0], (c[0] for c in changes[0])
+        velocity = [-moved / first.slope[0]]
+        rate = (grown - first.latent[0] * moved).view(tall)
+        score, curvature = [first.score[0].view(tall)], first.own_curvature()[0].view(tall)
+        if len(states) == 2:
+            second, (moved, grown) = states[1], changes[1]
+            rate = rate + grown - second.latent * moved
+            score, curvature = [*score, second.score], curvature + second.own_curvature()
+            for j, table in block.derivatives[1].items():
+                change, bend = (a @ second.local.table for a in (table, self.bends[1][j]))
+                moved = moved + second.along(change)[0] * velocity[0][:, None]
+                by, twice = second.curvature(change, bend)
+                score[0], curvature = score[0] + by, curvature + twice
+            velocity = [velocity[0][:, None], -moved / second.slope]
+        residual = [
+            v + g + beta * s for v, g, s in zip(velocity, block.gradient, score, strict=True)
+        ]
+        pull = sum(g * s for g, s in zip(block.gradient, score, strict=True))
+        square = sum(s.square() for s in score)
+        eps = rate - (self.laplacian + pull + beta * (curvature + square))
+        return weights, residual, score, eps
+
+    def at(self, thetas: list[Tensor], rates: list[Tensor]) -> np.ndarray:
+        """E|r|^2, E|w|^2, E|eps| and E eps of the block."""
+        weights, residual, score, eps = self.fields(thetas, rates)
+        whole = charged = sum((weights * r.square()).sum() for r in residual)
+        if self.turns is not None:
+            turn = self.turns.fit(weights, residual, score)
+            charged = sum(
+                (weights * (r + u).square()).sum() for r, u in zip(residual, turn, strict=True)
+            )
+        rows = [whole, charged, (weights * eps.abs()).sum(), (weights * eps).sum()]
+        return np.array([float(row) for row in rows])
+
+
+class Turns:
+    """The fields (d_2 a + a s_2, -d_1 a - a s_1), a in the products of two sets of functions.
+
+    Parameters
+    ----------
+    first, second : Basis
+    x, y : Tensor (N_1,), (N_2,)
+        Nodes of the grid.
+    """
+
+    def __init__(self, first, second, x: Tensor, y: Tensor):
+        self.first, self.second = _Axis(first, x), _Axis(second, y)
+
+    def __len__(self):
+        return self.first.size * self.second.size
+
+    def fit(self, weights: Tensor, residual: list[Tensor], score: list[Tensor]) -> list[Tensor]:
+        """The field that makes the weighted mean square of itself and the residual smallest."""
+        coefficients = self.coefficients(weights, residual, score)
+        return self.field(coefficients, score)
+
+    def coefficients(self, weights, residual, score) -> Tensor:
+        """Those of a, (K, L)."""
+        a, b = self.first, self.second
+        (r1, r2), (s1, s2) = residual, score
+        pull1, pull2 = weights * s1, weights * s2
+        square = pull1 * s1 + pull2 * s2
+        # sum over the grid of weights x (fields . fields), pairs of functions by pairs of functions
+        right = weights @ b.slopes + pull2 @ b.mixed + square @ b.values
+        gram = a.values.T @ right + (a.slopes.T @ weights + a.mixed.T @ pull1) @ b.values
+        gram = a.spread(b.spread(gram).movedim(0, -1))  # (L, L', K, K')
+        gram = gram.permute(2, 0, 3, 1).reshape(len(self), len(self))
+        force = a.f.T @ ((weights * r1) @ b.df + (pull2 * r1 - pull1 * r2) @ b.f)
+        force = (force - a.df.T @ ((weights * r2) @ b.f)).flatten()
+        size = gram.diagonal().clamp(min=1e-200).sqrt()  # functions live where there is little mass
+        scaled = gram / size[:, None] / size
+        scaled.diagonal().add_(_RIDGE)
+        root, failed = torch.linalg.cholesky_ex(scaled)
+        if int(failed):
+            scaled.diagonal().add_(1e-6)
+            root = torch.linalg.cholesky(scaled)
+        solved = torch.cholesky_solve((-force / size)[:, None], root)[:, 0] / size
+        return solved.view(a.size, b.size)
+
+    def field(self, coefficients: Tensor, score: list[Tensor]) -> list[Tensor]:
+        """The field of a at the nodes."""
+        a, b = self.first, self.second
+        along = a.f @ coefficients
+        value = along @ b.f.T
+        return [
+            along @ b.df.T + value * score[1],
+            -(a.df @ coefficients) @ b.f.T - value * score[0],
+        ]
+
+
+class _Axis:
+    """Functions of one coordinate at N nodes, and the products of those that overlap.
+
+    Attributes
+    ----------
+    f, df : Tensor (N, K)
+    values, mixed, slopes : Tensor (N, pairs)
+        f_i f_j, f_i f_j' + f_i' f_j and f_i' f_j', for i <= j.
+    """
+
+    def __init__(self, basis, nodes: Tensor):
+        self.f, self.df, self.size = basis(nodes), basis(nodes, 1), basis.size
+        overlap = self.f.abs().T @ self.f.abs() > 0
+        i, j = torch.triu(overlap).nonzero(as_tuple=True)
+        self.values = self.f[:, i] * self.f[:, j]
+        self.mixed = self.f[:, i] * self.df[:, j] + self.df[:, i] * self.f[:, j]
+        self.slopes = self.df[:, i] * self.df[:, j]
+        self.index = torch.full((self.size, self.size), len(i), device=nodes.device)
+        self.index[i, j] = self.index[j, i] = torch.arange(len(i), device=nodes.device)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of the pairs (..., pairs) as symmetric matrices (..., K, K)."""
+        padded = torch.cat([values, torch.zeros_like(values[..., :1])], -1)
+        return padded[..., self.index]
