@@ -16,6 +16,8 @@ Blocks are independent: E|r|^2, E|w|^2 and E|eps| add up.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,8 +30,10 @@ from .schemes.points import sobol_normal
 from .schemes.score_blocks import QuadratureBlock
 from .trajectory import Trajectory
 
+_ALL = slice(None)
 _REFINEMENT = 2  # cells of the grid for one of the march
 _RIDGE = 1e-10  # of the normal equations, relative to each diagonal entry
+_NOTHING = 1e-15  # largest density, relative to its maximum, of what is left out of a grid
 _MISSING = 1e-6  # mass that the grids may miss
 _MISFIT = 1e-6  # |grad V - that of its blocks|, at most, relative to |grad V|
 _PROBES = 256  # points at which that is looked at
@@ -157,48 +161,74 @@ class Plane:
         """Mass of the block's law on the grid."""
         return float(self.block.points(thetas)[1].sum())
 
-    def fields(self, thetas: list[Tensor], rates: list[Tensor]):
-        """Weights, r, s (one array a coordinate) and eps on the grid."""
+    def fields(self, thetas: list[Tensor], rates: list[Tensor], where: slice = _ALL):
+        """Weights, r, s (one array a coordinate) and eps on the grid.
+
+        ``where`` are nodes of the first of two coordinates.
+        """
         block, beta = self.block, self.beta
-        states, weights = block.points(thetas)
-        changes = [
-            at.along(products.values @ at.local.factor.table(rate))
-            for at, products, rate in zip(states, block.products, rates, strict=True)
-        ]
-        tall = (-1, *[1] * (len(states) - 1))
-        first, (moved, grown) = states[0], (c[0] for c in changes[0])
-        velocity = [-moved / first.slope[0]]
-        rate = (grown - first.latent[0] * moved).view(tall)
-        score, curvature = [first.score[0].view(tall)], first.own_curvature()[0].view(tall)
-        if len(states) == 2:
-            second, (moved, grown) = states[1], changes[1]
+        table = block.factors[0].table(rates[0])
+        first = self._first(thetas[0])
+        moved, grown = (c[0] for c in first.along(block.products[0].values @ table))
+        weights = first.log_density[0].exp() * block.weights[0]
+        velocity, score = -moved / first.slope[0], first.score[0]
+        rate, curvature = grown - first.latent[0] * moved, first.own_curvature()[0]
+        gradient, laplacian = block.gradient, self.laplacian
+        if len(thetas) == 1:
+            velocity, score = [velocity], [score]
+        else:
+            velocity, score, weights, rate, curvature = (
+                a[where, None] for a in (velocity, score, weights, rate, curvature)
+            )
+            gradient, laplacian = [g[where] for g in gradient], laplacian[where]
+            factor, products = block.factors[1], block.products[1].rows(where)
+            second = factor.local(thetas[1], products).at_nodes()
+            moved, grown = second.along(products.values @ factor.table(rates[1]))
             rate = rate + grown - second.latent * moved
-            score, curvature = [*score, second.score], curvature + second.own_curvature()
-            for j, table in block.derivatives[1].items():
-                change, bend = (a @ second.local.table for a in (table, self.bends[1][j]))
-                moved = moved + second.along(change)[0] * velocity[0][:, None]
+            score, curvature = [score, second.score], curvature + second.own_curvature()
+            for j, slopes in block.derivatives[1].items():
+                change, bend = (a[where] @ second.local.table for a in (slopes, self.bends[1][j]))
+                moved = moved + second.along(change)[0] * velocity
                 by, twice = second.curvature(change, bend)
                 score[0], curvature = score[0] + by, curvature + twice
-            velocity = [velocity[0][:, None], -moved / second.slope]
-        residual = [
-            v + g + beta * s for v, g, s in zip(velocity, block.gradient, score, strict=True)
-        ]
-        pull = sum(g * s for g, s in zip(block.gradient, score, strict=True))
+            velocity = [velocity, -moved / second.slope]
+            weights = weights * second.log_density.exp() * block.weights[1]
+        residual = [v + g + beta * s for v, g, s in zip(velocity, gradient, score, strict=True)]
+        pull = sum(g * s for g, s in zip(gradient, score, strict=True))
         square = sum(s.square() for s in score)
-        eps = rate - (self.laplacian + pull + beta * (curvature + square))
+        eps = rate - (laplacian + pull + beta * (curvature + square))
         return weights, residual, score, eps
+
+    def _first(self, theta: Tensor):
+        """The law of the first coordinate at its nodes."""
+        return self.block.factors[0].local(theta, self.block.products[0]).at_nodes()
 
     def at(self, thetas: list[Tensor], rates: list[Tensor]) -> np.ndarray:
         """E|r|^2, E|w|^2, E|eps| and E eps of the block."""
-        weights, residual, score, eps = self.fields(thetas, rates)
-        whole = charged = sum((weights * r.square()).sum() for r in residual)
+        rows = _ALL if self.turns is None else _held(self._first(thetas[0]).log_density[0].exp())
+        weights, residual, score, eps = self.fields(thetas, rates, rows)
+        whole = charged = _mean_square(weights, residual)
         if self.turns is not None:
-            turn = self.turns.fit(weights, residual, score)
-            charged = sum(
-                (weights * (r + u).square()).sum() for r, u in zip(residual, turn, strict=True)
+            columns = _held(weights.amax(0))
+            weights, *fields = (a[:, columns] for a in (weights, *residual, *score))
+            residual, score = fields[:2], fields[2:]
+            turn = self.turns.fit(weights, residual, score, rows, columns)
+            charged = whole.minimum(
+                _mean_square(weights, [r + u for r, u in zip(residual, turn, strict=True)])
             )
-        rows = [whole, charged, (weights * eps.abs()).sum(), (weights * eps).sum()]
-        return np.array([float(row) for row in rows])
+            eps = eps[:, columns]
+        means = [whole, charged, (weights * eps.abs()).sum(), (weights * eps).sum()]
+        return np.array([float(mean) for mean in means])
+
+
+def _held(density: Tensor) -> slice:
+    """From the first to the last node (N,) that holds anything."""
+    kept = (density > _NOTHING * density.max()).nonzero()
+    return slice(int(kept[0]), int(kept[-1]) + 1)
+
+
+def _mean_square(weights: Tensor, field: list[Tensor]) -> Tensor:
+    return sum((weights * f.square()).sum() for f in field)
 
 
 class Turns:
@@ -217,14 +247,16 @@ class Turns:
     def __len__(self):
         return self.first.size * self.second.size
 
-    def fit(self, weights: Tensor, residual: list[Tensor], score: list[Tensor]) -> list[Tensor]:
-        """The field that makes the weighted mean square of itself and the residual smallest."""
-        coefficients = self.coefficients(weights, residual, score)
-        return self.field(coefficients, score)
+    def fit(self, weights, residual, score, rows=_ALL, columns=_ALL) -> list[Tensor]:
+        """The field that makes the weighted mean square of itself and the residual smallest.
 
-    def coefficients(self, weights, residual, score) -> Tensor:
+        ``rows`` and ``columns`` are the part of the grid that the arrays stand for.
+        """
+        axes = self.first.part(rows), self.second.part(columns)
+        return self.field(self._coefficients(weights, residual, score, *axes), score, *axes)
+
+    def _coefficients(self, weights, residual, score, a: _Axis, b: _Axis) -> Tensor:
         """Those of a, (K, L)."""
-        a, b = self.first, self.second
         (r1, r2), (s1, s2) = residual, score
         pull1, pull2 = weights * s1, weights * s2
         square = pull1 * s1 + pull2 * s2
@@ -245,9 +277,9 @@ class Turns:
         solved = torch.cholesky_solve((-force / size)[:, None], root)[:, 0] / size
         return solved.view(a.size, b.size)
 
-    def field(self, coefficients: Tensor, score: list[Tensor]) -> list[Tensor]:
+    def field(self, coefficients: Tensor, score: list[Tensor], a=None, b=None) -> list[Tensor]:
         """The field of a at the nodes."""
-        a, b = self.first, self.second
+        a, b = a or self.first, b or self.second
         along = a.f @ coefficients
         value = along @ b.f.T
         return [
@@ -275,6 +307,13 @@ class _Axis:
         self.slopes = self.df[:, i] * self.df[:, j]
         self.index = torch.full((self.size, self.size), len(i), device=nodes.device)
         self.index[i, j] = self.index[j, i] = torch.arange(len(i), device=nodes.device)
+
+    def part(self, where: slice) -> _Axis:
+        """The same at some of the nodes."""
+        out = copy.copy(self)
+        for name in ("f", "df", "values", "mixed", "slopes"):
+            setattr(out, name, getattr(self, name)[where])
+        return out
 
     def spread(self, values: Tensor) -> Tensor:
         """Values of the pairs (..., pairs) as symmetric matrices (..., K, K)."""

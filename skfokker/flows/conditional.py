@@ -242,6 +242,13 @@ class Products:
         self._tables: dict[tuple[int, int], Tensor] = {}
         self.values = self._all()
 
+    def rows(self, index: slice) -> Products:
+        """The values alone, at some of the prefixes."""
+        part = Products.__new__(Products)
+        part.factor, part.z, part._tables = self.factor, self.z[index], {}
+        part.values = self.values[index]
+        return part
+
     def _table(self, j: int, order: int) -> Tensor:
         key = (j, order)
         if key not in self._tables:
