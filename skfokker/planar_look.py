@@ -17,13 +17,16 @@ Blocks are independent: E|r|^2, E|w|^2 and E|eps| add up.
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 
 import numpy as np
 import torch
+from scipy import linalg
 from torch import Tensor
 
 from .divergence import divergence, steps
 from .equation import FokkerPlanck
+from .flows.bases import CubicSplines
 from .parallel import reduction
 from .potentials import PotentialError
 from .schemes.points import sobol_normal
@@ -130,7 +133,8 @@ class Plane:
     block : QuadratureBlock
         With the grid, V on it, and the densities.
     bases : sequence of Basis, optional
-        Of the two coordinates, for a; by default the own functions of the flow.
+        Of the two coordinates, for a; by default the own functions of the flow, splines on half
+        their intervals.
     """
 
     def __init__(self, block: QuadratureBlock, bases=None):
@@ -144,7 +148,7 @@ class Plane:
         self.turns = None
         if len(self.indices) == 2:
             if bases is None:
-                bases = [factor.own for factor in block.factors]
+                bases = [_finer(factor.own) for factor in block.factors]
             nodes = [factor.cells.nodes.to(block.value) for factor in block.factors]
             self.turns = Turns(*bases, *nodes)
 
@@ -221,6 +225,14 @@ class Plane:
         return np.array([float(mean) for mean in means])
 
 
+def _finer(basis):
+    """Splines on half the intervals of others."""
+    if not isinstance(basis, CubicSplines):
+        return basis
+    knots = basis.knots
+    return CubicSplines(np.sort(np.concatenate([knots, (knots[1:] + knots[:-1]) / 2])))
+
+
 def _held(density: Tensor) -> slice:
     """From the first to the last node (N,) that holds anything."""
     kept = (density > _NOTHING * density.max()).nonzero()
@@ -263,19 +275,39 @@ class Turns:
         # sum over the grid of weights x (fields . fields), pairs of functions by pairs of functions
         right = weights @ b.slopes + pull2 @ b.mixed + square @ b.values
         gram = a.values.T @ right + (a.slopes.T @ weights + a.mixed.T @ pull1) @ b.values
-        gram = a.spread(b.spread(gram).movedim(0, -1))  # (L, L', K, K')
-        gram = gram.permute(2, 0, 3, 1).reshape(len(self), len(self))
         force = a.f.T @ ((weights * r1) @ b.df + (pull2 * r1 - pull1 * r2) @ b.f)
-        force = (force - a.df.T @ ((weights * r2) @ b.f)).flatten()
-        size = gram.diagonal().clamp(min=1e-200).sqrt()  # functions live where there is little mass
-        scaled = gram / size[:, None] / size
-        scaled.diagonal().add_(_RIDGE)
-        root, failed = torch.linalg.cholesky_ex(scaled)
-        if int(failed):
-            scaled.diagonal().add_(1e-6)
-            root = torch.linalg.cholesky(scaled)
-        solved = torch.cholesky_solve((-force / size)[:, None], root)[:, 0] / size
-        return solved.view(a.size, b.size)
+        force = force - a.df.T @ ((weights * r2) @ b.f)
+        return self._solve(gram.cpu().numpy(), -force.flatten().cpu().numpy()).to(force)
+
+    def _solve(self, gram: np.ndarray, force: np.ndarray) -> Tensor:
+        """Coefficients (K, L) of the normal equations, from means over pairs and (K L,)."""
+        size = gram[np.ix_(self.first.alone, self.second.alone)].ravel()
+        size = np.sqrt(np.maximum(size, 1e-200))  # functions live where there is little mass
+        late, early, source = self._entries
+        band = np.zeros((int((late - early).max()) + 1, len(force)))
+        band[late - early, early] = gram.ravel()[source] / (size[late] * size[early])
+        for ridge in (_RIDGE, 1e-6):
+            band[0] += ridge
+            try:
+                solved = linalg.solveh_banded(band, force / size, lower=True) / size
+                break
+            except linalg.LinAlgError:
+                solved = np.zeros_like(force)
+        return torch.from_numpy(solved.reshape(self.first.size, self.second.size))
+
+    @cached_property
+    def _entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows and columns of the entries below the diagonal that are not 0, and their pairs."""
+        a, b, n = self.first, self.second, self.second.size
+        i, j = a.pairs
+        k, m = b.pairs
+        number = np.arange(len(i))[:, None] * len(k) + np.arange(len(k))
+        here, there = i[:, None] * n, j[:, None] * n
+        late = np.concatenate([(there + m).ravel(), (there + k).ravel()])
+        early = np.concatenate([(here + k).ravel(), (here + m).ravel()])
+        source = np.concatenate([number.ravel(), number.ravel()])
+        kept = late >= early
+        return late[kept], early[kept], source[kept]
 
     def field(self, coefficients: Tensor, score: list[Tensor], a=None, b=None) -> list[Tensor]:
         """The field of a at the nodes."""
@@ -294,6 +326,10 @@ class _Axis:
     Attributes
     ----------
     f, df : Tensor (N, K)
+    pairs : tuple of two ndarrays
+        i and j.
+    alone : ndarray (K,)
+        Where i = j.
     values, mixed, slopes : Tensor (N, pairs)
         f_i f_j, f_i f_j' + f_i' f_j and f_i' f_j', for i <= j.
     """
@@ -302,11 +338,11 @@ class _Axis:
         self.f, self.df, self.size = basis(nodes), basis(nodes, 1), basis.size
         overlap = self.f.abs().T @ self.f.abs() > 0
         i, j = torch.triu(overlap).nonzero(as_tuple=True)
+        self.pairs = i.cpu().numpy(), j.cpu().numpy()
+        self.alone = np.flatnonzero(self.pairs[0] == self.pairs[1])
         self.values = self.f[:, i] * self.f[:, j]
         self.mixed = self.f[:, i] * self.df[:, j] + self.df[:, i] * self.f[:, j]
         self.slopes = self.df[:, i] * self.df[:, j]
-        self.index = torch.full((self.size, self.size), len(i), device=nodes.device)
-        self.index[i, j] = self.index[j, i] = torch.arange(len(i), device=nodes.device)
 
     def part(self, where: slice) -> _Axis:
         """The same at some of the nodes."""
@@ -314,8 +350,3 @@ class _Axis:
         for name in ("f", "df", "values", "mixed", "slopes"):
             setattr(out, name, getattr(self, name)[where])
         return out
-
-    def spread(self, values: Tensor) -> Tensor:
-        """Values of the pairs (..., pairs) as symmetric matrices (..., K, K)."""
-        padded = torch.cat([values, torch.zeros_like(values[..., :1])], -1)
-        return padded[..., self.index]

@@ -96,9 +96,8 @@ def test_the_residual_is_that_of_points(holes, t):
 def test_the_quadrature_has_converged(holes, t):
     fit, equation = holes
     march = fit._trajectory()
-    rough, used, fine = (np.array(PlanarLook(march, equation, n).at(t)) for n in (1, 2, 4))
-    np.testing.assert_allclose(rough[:2], fine[:2], rtol=0.02)
-    np.testing.assert_allclose(used[:2], fine[:2], rtol=1e-3)
+    used, fine = (np.array(PlanarLook(march, equation, n).at(t)) for n in (2, 4))
+    np.testing.assert_allclose(used[:2], fine[:2], rtol=2e-3)
     assert used[2] == pytest.approx(fine[2], rel=0.02)
     assert abs(used[3]) < 1e-4
     assert used[1] < 0.1 * used[0]
