@@ -42,6 +42,7 @@ from torch import Tensor
 from .equation import FokkerPlanck
 from .imbalance import Imbalance
 from .parallel import ALONE, Reduction, reduction
+from .planar_look import planar_look
 from .potentials import PotentialError
 from .schemes.normal_equations import InnerProblem
 from .schemes.points import draw_seed, tail_normal
@@ -286,6 +287,9 @@ def certify(
     Where the residual would certify more than ``_NEGLIGIBLE`` nats, a field that leaves the law
     alone is fitted to it on points of its own, a few times along the march, and taken off.
 
+    Independent planes of conditional densities are not sampled but integrated, at the same random
+    times (see :mod:`skfokker.planar_look`).
+
     Parameters
     ----------
     trajectory : Trajectory
@@ -308,12 +312,14 @@ def certify(
     times = np.unique(trajectory.times)  # a family that grew stands twice at that time
     n_samples = n_samples or (512 if trajectory.flow.separable else 1024)
     strata = max(2, -(-n_times // max(len(times) - 1, 1)))
-    look = _Look(trajectory, equation, generator, interacts, n_samples)
-    pilots = np.quantile(times, [0.05, 0.3, 0.8])
-    largest = max(mean_residual(trajectory, equation, t, 128, generator) for t in pilots)
-    if largest * (times[-1] - times[0]) / (4 * equation.beta) < _EXACT:
-        look.imbalance = None
-    look.n_pointwise = look.n_pointwise * n_times // (strata * (len(times) - 1))
+    look = planar_look(trajectory, equation)
+    if look is None:
+        look = _Look(trajectory, equation, generator, interacts, n_samples)
+        pilots = np.quantile(times, [0.05, 0.3, 0.8])
+        largest = max(mean_residual(trajectory, equation, t, 128, generator) for t in pilots)
+        if largest * (times[-1] - times[0]) / (4 * equation.beta) < _EXACT:
+            look.imbalance = None
+        look.n_pointwise = look.n_pointwise * n_times // (strata * (len(times) - 1))
     rows = []
     for part in np.array_split(np.arange(len(times) - 1), min(len(times) - 1, _FITS)):
         turning = look.turning(times[part[0]], times[part[-1] + 1], times[-1] - times[0])

@@ -16,6 +16,7 @@ and has mean zero given y_<i.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from functools import cached_property
@@ -266,6 +267,13 @@ class Products:
         self.factor, self.tables = factor, tables
         self.values = self._all()
 
+    def rows(self, index: slice) -> Products:
+        """The values alone, at some of the prefixes."""
+        part = Products.__new__(Products)
+        part.factor, part.values = self.factor, self.values[index]
+        part.tables = Tables(self.tables.bases, self.tables.z[index])
+        return part
+
     def _block(self, group, by: int | None = None, order: int = 0) -> Tensor:
         parents, functions, _ = group
         block = None
@@ -352,6 +360,13 @@ class Factor:
         self.size = len(self.active)
         self.full = self.size == start * (1 + n_own)
         self.on_nodes = own(self.cells.nodes)  # (N, nB)
+
+    def refined(self, n: int) -> Factor:
+        """The same on cells cut into n each."""
+        out = copy.copy(self)
+        out.cells = self.cells.split(n)
+        out.on_nodes = self.own(out.cells.nodes)
+        return out
 
     def table(self, theta: Tensor) -> Tensor:
         """theta (size,) as an array (nA, 1 + nB)."""
@@ -598,13 +613,19 @@ class Points:
         grown = self.own1 - slope * (self.integrals + latent * self.own)
         return torch.cat([-slope, grown], -1)
 
-    def moved(self, change: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives of S_i (P, Q) and of I_b (P, Q, nB) where m_i and the coefficients change.
+    def along(self, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives of S_i and of q_i (P, Q) where m_i and the coefficients change.
 
         ``change`` (P, 1 + nB) holds the derivatives of m_i and of the coefficients.
         """
-        by_shift, by_coefficients = change[:, 0], change[:, 1:]
-        latent = by_shift[:, None] + self._contract(self.integrals, by_coefficients)
+        by_coefficients = change[:, 1:]
+        latent = change[:, :1] + self._risen(by_coefficients)
+        return latent, self._contract(self.own, by_coefficients)
+
+    def moved(self, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives of S_i (P, Q) and of I_b (P, Q, nB); ``change`` as for :meth:`along`."""
+        by_coefficients = change[:, 1:]
+        latent = change[:, :1] + self._risen(by_coefficients)
         return latent, self._weighted(by_coefficients)
 
     def phi_moved(self, change: Tensor) -> tuple[Tensor, Tensor]:
@@ -620,10 +641,8 @@ class Points:
         ``change`` and ``bend`` (P, 1 + nB) are first and second derivatives of m_i and of the
         coefficients.
         """
-        q1 = self._contract(self.own, change[:, 1:])
-        q2 = self._contract(self.own, bend[:, 1:])
-        s1 = change[:, :1] + self._contract(self.integrals, change[:, 1:])
-        s2 = bend[:, :1] + self._contract(self.integrals, bend[:, 1:]) + self._square(change[:, 1:])
+        (s1, q1), (s2, q2) = self.along(change), self.along(bend)
+        s2 = s2 + self._square(change[:, 1:])
         return q1 - self.latent * s1, q2 - s1.square() - self.latent * s2
 
     def own_curvature(self) -> Tensor:
@@ -635,6 +654,10 @@ class Points:
     def _own2(self) -> Tensor:
         """Second derivatives of the own functions."""
         raise NotImplementedError
+
+    def _risen(self, coefficients: Tensor) -> Tensor:
+        """int exp(q) (sum_c coefficients_c B_c) (P, Q)."""
+        return self._contract(self.integrals, coefficients)
 
     def _weighted(self, coefficients: Tensor) -> Tensor:
         """int exp(q) B_b (sum_c coefficients_c B_c) (P, Q, nB)."""
@@ -657,12 +680,19 @@ class AtNodes(Points):
         self.log_slope = local.coefficients @ self.own[0].T
         grown, _ = self.cells.cumulative(local.on_nodes)
         self.latent = local.shift[:, None] + grown
-        self.integrals, _ = self.cells.cumulative(local.on_nodes[..., None] * self.own)
+
+    @cached_property
+    def integrals(self) -> Tensor:
+        """I_b (P, Q, nB)."""
+        return self.cells.cumulative(self.local.on_nodes[..., None] * self.own)[0]
 
     def _contract(self, functions, coefficients):
         if len(functions) == 1:
             return coefficients @ functions[0].T
         return super()._contract(functions, coefficients)
+
+    def _risen(self, coefficients):
+        return self.cells.cumulative(self.local.on_nodes * (coefficients @ self.own[0].T))[0]
 
     def _own2(self):
         return self.local.factor.own(self.nodes, 2)[None]

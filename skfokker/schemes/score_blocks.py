@@ -90,14 +90,30 @@ class QuadratureBlock:
     equation : FokkerPlanck
     centre : Tensor (d,)
         Where the coordinates of the other blocks are held while V is asked.
+    refinement : int
+        Into so many cells each cell of the flow is cut.
+
+    Attributes
+    ----------
+    nodes : Tensor (n, d)
+        The points at which V was asked.
     """
 
     exact = True
     largest = 2
 
-    def __init__(self, flow: ConditionalFlow, indices, equation: FokkerPlanck, centre: Tensor):
+    def __init__(
+        self,
+        flow: ConditionalFlow,
+        indices,
+        equation: FokkerPlanck,
+        centre: Tensor,
+        refinement: int = 1,
+    ):
         self.flow, self.indices, self.equation = flow, list(indices), equation
         self.factors = [flow.factors[i] for i in self.indices]
+        if refinement > 1:
+            self.factors = [factor.refined(refinement) for factor in self.factors]
         d = len(centre)
         axes = [factor.cells.nodes.to(centre) for factor in self.factors]
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
@@ -106,6 +122,7 @@ class QuadratureBlock:
         self.columns = [order[i] for i in self.indices]
         points = centre.repeat(grid[..., 0].numel(), 1)
         points[:, self.columns] = grid.flatten(0, -2)
+        self.nodes = points
         self._ask(points)
         self.products = []
         for k, factor in enumerate(self.factors):
