@@ -50,6 +50,8 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
     ----------
     flow : Flow, optional
         Family of maps. None picks a composition that suits the dimension and the potential.
+        The march is then made behind a rotation, where one splits V into independent blocks of
+        coordinates that V(x) does not show.
     scheme : Scheme, optional
         March of the parameters through time. None is ``LeastSquaresNested()``.
     beta : float, default=1.0
