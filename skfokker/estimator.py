@@ -50,6 +50,8 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
     ----------
     flow : Flow, optional
         Family of maps. None picks a composition that suits the dimension and the potential.
+        The march is then made behind a rotation, where one splits V into independent blocks of
+        coordinates that V(x) does not show.
     scheme : Scheme, optional
         March of the parameters through time. None is ``LeastSquaresNested()``.
     beta : float, default=1.0
@@ -284,6 +286,8 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         elif continued is not None and not to_rest and _nothing_left(continued.trajectory, horizon):
             return self
         before = self if continued is not None else resumed.model if resumed is not None else None
+        # a family of the user's with all its functions is taken as it is, in the user's coordinates
+        free = before is None and (self.flow is None or not self.flow.chosen)
         start = Start.of(
             self.initial,
             potential,
@@ -292,6 +296,8 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             device,
             precondition=to_rest and before is None,
             frame=None if before is None else split_frame(getattr(before, "flow_", None))[1],
+            rotate=free,
+            horizon=None if to_rest else horizon,
         )
         if before is None and not start.potential.has_walls:
             mean, scale = initial_moments(start.initial, potential.n_features_in_, device)
@@ -326,6 +332,8 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             fit = solve_to_rest(solver, relaxation_time(start.scale, self.beta))
         else:
             fit = solver.solve()
+        if start.reason is not None and fit.plan is not None:
+            fit.plan = fit.plan.because(start.reason)
         self._store(fit, start.frame)
         if fit.stopped_by is not None:
             self._stop(fit.stopped_by, solver.horizon)

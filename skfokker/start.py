@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .equation import FokkerPlanck
 from .flows.frame import Frame
-from .initial import initial_moments
+from .initial import Gaussian, initial_moments, initial_shape
 from .potentials import Potential
 from .potentials.jumps import refuse_jumps, refuse_wrong_gradients
+from .rest import relaxation_time
+from .rotation import NOISE, components, find_rotation
+from .scout import send
 from .structure import Structure, probe
 
 LAPLACE = "laplace"  # what `initial` may be in the place of a law
+_N_AHEAD, _STEPS_AHEAD = 32, 100  # particles sent ahead to see where V has to be looked at
+_ROUNDING = 1e-7  # relative size of what is nothing in a covariance that was turned
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,15 @@ class Start:
     structure: Structure
     frame: Frame | None = None
 
+    @property
+    def reason(self) -> str | None:
+        """Why the march is made in other coordinates; None where it is in those of the user."""
+        if self.frame is None or not _is_turned(self.frame):
+            return None
+        covariance = self.scale @ self.scale.T
+        sizes = sorted(map(len, components(self.structure.interacts, covariance)), reverse=True)
+        return f"frame: a rotation that splits V into blocks of {', '.join(map(str, sizes))}"
+
     @classmethod
     def of(
         cls,
@@ -52,6 +68,8 @@ class Start:
         *,
         precondition: bool = False,
         frame: Frame | None = None,
+        rotate: bool = False,
+        horizon: float | None = None,
     ) -> Start:
         """Look at a problem.
 
@@ -66,27 +84,94 @@ class Start:
             Whether initial="laplace" also sets the coordinates.
         frame : Frame, optional
             Coordinates of a march that is to be continued.
+        rotate : bool
+            Whether the march may be made in coordinates that V falls into blocks of; see
+            :mod:`skfokker.rotation`.
+        horizon : float, optional
+            Of the march; None where that is to be at equilibrium.
         """
         d = potential.n_features_in_
-        searched = isinstance(initial, str) and initial == LAPLACE and frame is None
-        if searched:
+        searched = isinstance(initial, str) and initial == LAPLACE
+        if searched and (frame is None or _is_orthogonal(frame)):
             from .bayes import laplace_start  # which needs the estimator's modules
 
             initial = laplace_start(potential, beta, random_state)
-        if frame is None:
-            mean, scale = initial_moments(initial, d, device)
-            refuse_wrong_gradients(potential, mean, scale)
-            if not potential.has_walls:
-                refuse_jumps(potential, mean, scale, beta)
-            structure = probe(potential, mean, scale)
-            if not (searched and precondition):
-                return cls(potential, initial, scale, structure)
-            if structure.separable:
+        if frame is not None:
+            # any that is not a rotation is that of a Laplace start, which is N(0, I) behind it
+            initial = _pulled_back(initial, frame, d) if _is_orthogonal(frame) else None
+            return cls._behind(frame, potential, initial, device)
+        mean, scale = initial_moments(initial, d, device)
+        refuse_wrong_gradients(potential, mean, scale)
+        if not potential.has_walls:
+            refuse_jumps(potential, mean, scale, beta)
+        start = cls(potential, initial, scale, probe(potential, mean, scale))
+        if searched and precondition:
+            if start.structure.separable:
                 # a full root would couple coordinates that V leaves alone
                 scale = torch.diag(scale.square().sum(1).sqrt())
             frame = Frame(mean.cpu().numpy(), scale.cpu().numpy())
+            start = cls._behind(frame, potential, None, device)
+        return start._turned(potential, beta, horizon) if rotate else start
+
+    @classmethod
+    def _behind(cls, frame: Frame, potential: Potential, initial: Any, device) -> Start:
+        """The march in the coordinates of a frame; ``initial`` is what it starts from there."""
         from .bayes.precondition import Preconditioned
 
         inner = Preconditioned(potential, frame.mean, frame.root)
-        mean, scale = initial_moments(None, d, device)
-        return cls(inner, None, scale, probe(inner, mean, scale), frame)
+        mean, scale = initial_moments(initial, potential.n_features_in_, device)
+        structure = probe(inner, mean, scale, tolerance=NOISE if _is_turned(frame) else 1e-6)
+        return cls(inner, initial, scale, structure, frame)
+
+    def _turned(self, potential: Potential, beta: float, horizon: float | None) -> Start:
+        """The same problem in coordinates that it falls into blocks of, where there are any."""
+        d, device = len(self.scale), self.scale.device
+        if d < 3 or self.structure.quadratic or self.structure.separable or potential.has_walls:
+            return self
+        if not initial_shape(self.initial, d)[0]:
+            return self
+        mean, scale = initial_moments(self.initial, d, device)
+        before = components(self.structure.interacts, scale @ scale.T)
+        if max(map(len, before)) <= 2:
+            return self
+        generator = torch.Generator().manual_seed(8)
+        starts = torch.randn(_N_AHEAD, d, dtype=torch.float64, generator=generator).to(mean)
+        equation = FokkerPlanck(self.potential, beta, d)
+        horizon = relaxation_time(scale, beta) if horizon is None else horizon
+        ends = send(equation, mean + starts @ scale.T, horizon, generator, _STEPS_AHEAD).ends
+        ends = ends[torch.isfinite(ends).all(1)]
+        rotation = find_rotation(self.potential, mean, scale, self.structure.interacts, ends)
+        if rotation is None:
+            return self
+        if self.frame is None:
+            frame = Frame(mean.cpu().numpy(), rotation)
+            initial = _pulled_back(self.initial, frame, d)
+        else:  # where the start is N(0, I), however it is turned
+            frame, initial = Frame(self.frame.mean, self.frame.root @ rotation), None
+        start = self._behind(frame, potential, initial, device)
+        after = components(start.structure.interacts, start.scale @ start.scale.T)
+        return start if len(after) > len(before) else self
+
+
+def _is_turned(frame: Frame) -> bool:
+    """Whether a frame mixes coordinates otherwise than a Cholesky factor does."""
+    return bool(np.triu(frame.root, 1).any())
+
+
+def _is_orthogonal(frame: Frame) -> bool:
+    return np.allclose(frame.root.T @ frame.root, np.eye(len(frame.root)), rtol=0, atol=1e-10)
+
+
+def _pulled_back(initial: Any, frame: Frame, d: int) -> Gaussian | None:
+    """A Gaussian start in the coordinates of an orthogonal frame; None for N(0, I)."""
+    mean, scale = (a.numpy() for a in initial_moments(initial, d, torch.device("cpu")))
+    covariance = frame.root.T @ (scale @ scale.T) @ frame.root
+    covariance = (covariance + covariance.T) / 2
+    width = np.sqrt(np.diag(covariance))
+    # blocks that are independent but for rounding are to be independent
+    covariance[np.abs(covariance) < _ROUNDING * np.outer(width, width)] = 0.0
+    mean = frame.root.T @ (mean - frame.mean)
+    mean[np.abs(mean) < 1e-12 * width] = 0.0
+    if not mean.any() and np.allclose(covariance, np.eye(d), rtol=0, atol=1e-12):
+        return None
+    return Gaussian(mean, covariance)

@@ -33,7 +33,9 @@ class Structure:
         return not (self.interacts & ~np.eye(len(self.interacts), dtype=bool)).any()
 
 
-def probe(potential, mean: Tensor, scale: Tensor, n_points: int = 6) -> Structure:
+def probe(
+    potential, mean: Tensor, scale: Tensor, n_points: int = 6, tolerance: float = 1e-6
+) -> Structure:
     """Look at the Hessian of V near the initial law.
 
     The points are the mean and random points at one and at three standard deviations, fixed:
@@ -48,6 +50,8 @@ def probe(potential, mean: Tensor, scale: Tensor, n_points: int = 6) -> Structur
         Of the initial law, scale a root of its covariance.
     n_points : int
         Number of points; 2 d n_points gradients are evaluated.
+    tolerance : float
+        Differences below this share of the largest ones are taken for rounding.
     """
     d = len(mean)
     generator = torch.Generator().manual_seed(0)
@@ -66,17 +70,19 @@ def probe(potential, mean: Tensor, scale: Tensor, n_points: int = 6) -> Structur
         return Structure(False, np.ones((d, d), dtype=bool))
     hessians = torch.stack(hessians)
     largest = hessians.abs().amax()
-    interacts = hessians.abs().amax(0) > 1e-6 * largest
-    constant = bool((hessians - hessians[0]).abs().amax() <= 1e-6 * largest)
+    interacts = hessians.abs().amax(0) > tolerance * largest
+    constant = bool((hessians - hessians[0]).abs().amax() <= tolerance * largest)
     hessian = hessians[0] if constant else None
     # a potential of pieces (wells far apart) looks simple wherever one of them is alone
-    if not _holds_at_a_distance(potential, mean, scale, interacts, hessian):
+    if not _holds_at_a_distance(potential, mean, scale, interacts, hessian, tolerance):
         return Structure(False, np.ones((d, d), dtype=bool))
     convexity = float(torch.linalg.eigvalsh(hessian)[0]) if constant else None
     return Structure(constant, interacts.cpu().numpy(), convexity)
 
 
-def _holds_at_a_distance(potential, mean, scale, interacts, hessian, n_points: int = 64) -> bool:
+def _holds_at_a_distance(
+    potential, mean, scale, interacts, hessian, tolerance, n_points: int = 64
+) -> bool:
     """Whether gradients at distant points are what the Hessians seen say of them.
 
     A constant Hessian makes the gradient linear; coordinates that do not interact leave each
@@ -92,7 +98,7 @@ def _holds_at_a_distance(potential, mean, scale, interacts, hessian, n_points: i
     if not torch.isfinite(gradients).all():
         return True  # nothing to be seen there; the march complains where it matters
     at_x, at_y, at_z = gradients
-    close = 1e-6 * gradients.abs().amax()
+    close = tolerance * gradients.abs().amax()
     if hessian is not None:
         return bool(((at_x - at_y) - (x - y) @ hessian).abs().amax() <= close)
     alone = interacts.sum(1) == 1

@@ -13,19 +13,22 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from ..flows.frame import log_abs_det, solve_root
 from ..potentials import Potential
 from ..potentials.base import as_float64
 
 
 class Preconditioned(Potential):
-    """V in coordinates u with x = mean + L u, normalised alike: V(x(u)) - log det L.
+    r"""V in coordinates u with x = mean + L u, normalised alike: V(x(u)) - log \|det L\|.
+
+    An orthogonal L leaves the diffusion what it is; see :class:`skfokker.flows.Frame`.
 
     Parameters
     ----------
     potential : Potential
     mean : array-like (d,)
     root : array-like (d, d)
-        L, lower triangular with a positive diagonal.
+        L, lower triangular with a positive diagonal, or any other invertible matrix.
     """
 
     def __init__(self, potential: Potential, mean: Any, root: Any):
@@ -37,15 +40,20 @@ class Preconditioned(Potential):
     def n_features_in_(self) -> int:
         return len(self.mean)
 
+    @property
+    def has_walls(self) -> bool:
+        return getattr(self.potential, "has_walls", False)
+
     def _prepare(self) -> tuple[Tensor, ...]:
         mean, root = as_float64(self.mean, "mean"), as_float64(self.root, "root")
-        if root.shape != (len(mean), len(mean)) or (root.diagonal() <= 0).any():
+        triangular = root.ndim == 2 and not root.triu(1).any()
+        if root.shape != (len(mean), len(mean)) or (triangular and (root.diagonal() <= 0).any()):
             raise ValueError(
                 f"root must be a lower triangular matrix ({len(mean)}, {len(mean)}) with a "
-                f"positive diagonal, got shape {tuple(root.shape)}; try the Cholesky factor of a "
-                "covariance."
+                f"positive diagonal, or invertible and not triangular, got shape "
+                f"{tuple(root.shape)}; try the Cholesky factor of a covariance."
             )
-        return mean, root.tril(), root.diagonal().log().sum()
+        return mean, root, log_abs_det(root)
 
     def to_x(self, u: Tensor) -> Tensor:
         """Working coordinates u (n, d) to x (n, d)."""
@@ -55,7 +63,7 @@ class Preconditioned(Potential):
     def to_u(self, x: Tensor) -> Tensor:
         """x (n, d) to working coordinates u (n, d)."""
         mean, root, _ = self._constants(x)
-        return torch.linalg.solve_triangular(root, (x - mean).T, upper=False).T
+        return solve_root(root, x - mean)
 
     def __call__(self, u):
         return self.potential(self.to_x(u)) - self._constants(u)[2]

@@ -1,8 +1,9 @@
-"""y = mean + root x with constants: the coordinates that a preconditioned march was made in."""
+"""y = mean + root x with constants: the coordinates that a march was made in."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..potentials.base import as_float64
 from .base import Flow, Linearization
@@ -16,7 +17,7 @@ class Frame(Flow):
     ----------
     mean : float or array-like (d,), default=0
     root : float or array-like (d, d), default=1
-        Lower triangular, with a positive diagonal; a number stands for a multiple of the identity.
+        Invertible; a number stands for a multiple of the identity.
     """
 
     def __init__(self, mean=0.0, root=1.0):
@@ -35,12 +36,11 @@ class Frame(Flow):
 
     def forward(self, theta, x):
         mean, root = self._constants(x)
-        return mean + x @ root.T, root.diagonal().log().sum().expand(len(x))
+        return mean + x @ root.T, log_abs_det(root).expand(len(x))
 
     def inverse(self, theta, y):
         mean, root = self._constants(y)
-        x = torch.linalg.solve_triangular(root, (y - mean).T, upper=False).T
-        return x, -root.diagonal().log().sum().expand(len(y))
+        return solve_root(root, y - mean), -log_abs_det(root).expand(len(y))
 
     def linearize(self, theta, x):
         return _FrameLinearization(self, theta, x)
@@ -55,11 +55,10 @@ class _FrameLinearization(Linearization):
         return torch.zeros_like(self.y)
 
     def solve(self, v):
-        return torch.linalg.solve_triangular(self.root, v.T, upper=False).T
+        return solve_root(self.root, v)
 
     def solve_transposed(self, v):
-        rows = torch.linalg.solve_triangular(self.root.T, v.reshape(-1, v.shape[-1]).T, upper=True)
-        return rows.T.reshape(v.shape)
+        return solve_root(self.root.T, v.reshape(-1, v.shape[-1])).reshape(v.shape)
 
     def jvp(self, dtheta, dx=None):
         return torch.zeros_like(self.y) if dx is None else dx @ self.root.T
@@ -71,6 +70,26 @@ class _FrameLinearization(Linearization):
         if left is None:
             left = torch.eye(self.y.shape[1]).to(self.y).expand(len(self.y), -1, -1)
         return left.new_zeros(*left.shape[:2], 0), left @ self.root
+
+
+def log_abs_det(root: Tensor) -> Tensor:
+    r"""log \|det root\| of an invertible matrix (d, d)."""
+    if _is_triangular(root):
+        return root.diagonal().abs().log().sum()
+    return torch.linalg.slogdet(root)[1]
+
+
+def solve_root(root: Tensor, v: Tensor) -> Tensor:
+    """Rows root^{-1} v of v (n, d), by substitution where root is triangular."""
+    if _is_triangular(root):
+        return torch.linalg.solve_triangular(root, v.T, upper=False).T
+    if _is_triangular(root.T):
+        return torch.linalg.solve_triangular(root, v.T, upper=True).T
+    return torch.linalg.solve(root, v.T).T
+
+
+def _is_triangular(root):
+    return not root.triu(1).any()
 
 
 def framed(flow: Flow, frame: Frame | None) -> Flow:

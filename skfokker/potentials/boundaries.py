@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from ..seeded import Seeded
 from .base import Potential
-from .checks import PotentialError, _show
+from .checks import PotentialError, _show_at
 
 _N_AXES, _N_RAYS, _N_RADII = 64, 64, 16
 _WIDTHS = 6.0  # standard deviations that are looked at
@@ -68,9 +68,10 @@ def refuse_boundaries(
     k = int(torch.where(reached, rise, torch.inf).argmin())
     beyond = mean + 1.01 * outside[k] * rays[k]
     value = float(potential.value_and_grad(beyond[None])[0])
+    end = _show_at(potential, mean + inside[k] * rays[k])
     raise PotentialError(
         f"the potential returned {'NaN' if math.isnan(value) else f'{value:g}'} at x = "
-        f"{_show(beyond)}: it ends at about {_show(mean + inside[k] * rays[k])}, within reach of "
+        f"{_show_at(potential, beyond)}: it ends at about {end}, within reach of "
         f"the mass by t = {horizon:g} (on the way there it rises by {float(rise[k]):.3g}, with "
         f"beta = {beta:g}). The laws of this package live on all of R^d. Take coordinates without "
         "a boundary, such as log x for x > 0: the equilibrium is then "

@@ -73,9 +73,14 @@ class CheckedPotential(Potential):
         """V and grad V at x (n, d), whatever they are: for points that may lie out of reach."""
         return self.potential.value_and_grad(x)
 
+    def to_x(self, x):
+        """Points of the march in the coordinates of the user, for messages."""
+        return self.potential.to_x(x) if hasattr(self.potential, "to_x") else x
+
     def _check(self, result: Tensor, x: Tensor, name: str) -> None:
         if torch.isfinite(result).all():
             return
+        x = self.to_x(x)
         when = "" if self.time is None else f" (time t = {self.time:g})"
         lost = ~torch.isfinite(x).all(1)
         if lost.any():
@@ -98,6 +103,11 @@ class CheckedPotential(Potential):
 def _show(point: Tensor, limit: int = 6) -> str:
     numbers = [f"{v:.4g}" for v in point.detach().reshape(-1)[:limit].tolist()]
     return "[" + ", ".join(numbers + (["..."] if point.numel() > limit else [])) + "]"
+
+
+def _show_at(potential: Any, point: Tensor) -> str:
+    """A point (d,) that a potential was asked at, in the coordinates of the user."""
+    return _show(potential.to_x(point[None])[0] if hasattr(potential, "to_x") else point)
 
 
 def check_potential(

@@ -18,7 +18,7 @@ _HALVINGS = 40
 
 @dataclass(frozen=True)
 class Jump:
-    """V rises by ``height`` (> 0) at the point ``at`` (d,)."""
+    """V rises by ``height`` (> 0) at the point ``at`` (d,), in the coordinates of the user."""
 
     height: float
     at: Tensor
@@ -65,7 +65,8 @@ def find_jump(potential: Potential, x: Tensor, scale: Tensor, beta: float) -> Ju
             return None
         worst = torch.where(suspect, unexplained, 0.0).topk(min(_N_SUSPECTS, len(a))).indices
         a, b, middle = a[worst], b[worst], middle[worst]
-        height, at = float(unexplained[worst[0]]), middle[0]
+        height, at = float(unexplained[worst[0]]), middle[:1]
+        at = (potential.to_x(at) if hasattr(potential, "to_x") else at)[0]
         a, b = torch.cat([a, middle]), torch.cat([middle, b])
     return Jump(height, at)
 
