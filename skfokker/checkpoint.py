@@ -92,6 +92,11 @@ class Checkpoint:
         """KL divergence at t = 0."""
         return self.model.initial_error_
 
+    @property
+    def flow(self) -> Flow | None:
+        """The family of the march; None where it was code of the user's."""
+        return split_frame(getattr(self.model, "flow_", None))[0]
+
     def steps(self, device: torch.device) -> list[Step]:
         """The steps made since ``t_start``."""
         model, rows = self.model, slice(self.n_before, None)

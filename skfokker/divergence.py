@@ -46,7 +46,7 @@ def divergence(
             if len(group) > 1:
                 signs = 2.0 * torch.randint(2, signs.shape, generator=generator) - 1
             move = torch.zeros_like(y)
-            move[:, group] = signs.to(y)
+            move[:, group.to(y.device)] = signs.to(y)
             moves.append(move)
         shifts = [side * step * move for move in moves for side in (1, -1)]
         fields = field(torch.cat([y + shift for shift in shifts])).split(len(y))

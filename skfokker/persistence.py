@@ -85,6 +85,8 @@ class PersistentMixin:
         while version is not None and version < STATE_VERSION:
             state = MIGRATIONS[version](state)
             version += 1
+        if version is not None:
+            state.setdefault("plan_", None)  # files of version 1 may have none
         super().__setstate__(state)
 
     def save(self, path) -> None:

@@ -30,12 +30,16 @@ def relaxation_time(scale: Tensor, beta: float) -> float:
 def dissipated(history: list[dict], since: float) -> float:
     r"""Free energy lost after the time ``since``, from the records of a march.
 
-    The integral of -dH/dt = E\|v\|^2 = E\|g\|^2 - E\|r\|^2 (``force`` and ``residual``), which has
-    far less noise than differences of H; those are taken where a scheme does not record both.
+    The integral of -dH/dt, which is ``dissipation`` where a scheme records it, or
+    E\|v\|^2 = E\|g\|^2 - E\|r\|^2 (``force`` and ``residual``). Both have far less noise than
+    differences of H, which are taken where there is neither.
     """
-    t = np.array([record["t"] for record in history])
-    if all("force" in record and "residual" in record for record in history):
+    t, rate = np.array([record["t"] for record in history]), None
+    if all("dissipation" in record for record in history):
+        rate = np.array([max(record["dissipation"], 0.0) for record in history])
+    elif all("force" in record and "residual" in record for record in history):
         rate = np.array([max(record["force"] - record["residual"], 0.0) for record in history])
+    if rate is not None:
         before = np.interp(since, t, rate)
         keep = t > since
         return float(np.trapezoid(np.r_[before, rate[keep]], np.r_[since, t[keep]]))

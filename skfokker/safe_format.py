@@ -198,7 +198,7 @@ def _model(kind: type, arrays: dict[str, np.ndarray], content: dict) -> Any:
         model._dropped_potential = "left out of the file"
     else:
         model.potential_ = potential
-    vars(model).update(fitted, certificate_=None, correction_=None)
+    vars(model).update(fitted, certificate_=None, correction_=None, plan_=None)
     return model
 
 

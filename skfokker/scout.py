@@ -128,10 +128,12 @@ def send(
     """
     x, h = starts.clone(), horizon / n_steps
     kick = math.sqrt(2 * equation.beta * h)
-    for _ in range(n_steps):
+    for k in range(n_steps):
+        equation.potential.time = k * h  # for messages
         noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x)
         pull = equation.potential.value_and_grad(x)[1]
         x = x - h * pull / (1 + h * pull.norm(dim=1, keepdim=True)) + kick * noise
+    equation.potential.time = None
     return Scouts(starts, x)
 
 
@@ -152,12 +154,14 @@ def explore(
     looks = set(np.linspace(0, n_steps, n_looks).astype(int)[1:])
     x, seen = starts.clone(), [starts.cpu().numpy()]
     for k, h in enumerate(np.diff(times), start=1):
+        equation.potential.time = float(times[k - 1])  # for messages
         noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x)
         pull = equation.potential.value_and_grad(x)[1]
         x = x - h * pull / (1 + h * pull.norm(dim=1, keepdim=True))
         x = x + math.sqrt(2 * equation.beta * h) * noise
         if k in looks:
             seen.append(x.cpu().numpy())
+    equation.potential.time = None
     return np.stack(seen)
 
 

@@ -220,7 +220,12 @@ class Solver:
     def _make_plan(self, effort: Effort) -> Plan:
         """The family and the scheme, where the user has not chosen them, and why."""
         reasons = []
-        if self.flow is not None:
+        stored = None if self.resumed is None else self.resumed.flow
+        if stored is not None and (self.flow is None or not self.flow.chosen):
+            # chosen anew it may come out otherwise, without a seed in particular
+            flow = stored
+            reasons.append("flow: that of the march that is resumed")
+        elif self.flow is not None:
             flow = clone(self.flow)
             reasons.append("flow: as given")
         else:

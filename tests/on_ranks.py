@@ -9,12 +9,13 @@ import warnings
 
 import numpy as np
 import torch
+from stand_in import conditional
 
 from skfokker import ParametricFokkerPlanck
 from skfokker.flows import AffineFlow, Composition, ElementwiseFlow, Inverse, TriangularFlow
 from skfokker.parallel import data_parallel
 from skfokker.potentials import Quadratic
-from skfokker.schemes import LeastSquaresNested
+from skfokker.schemes import LeastSquaresNested, ScoreDualNested
 
 FAILURES = ("raises", "nan", "differs", "interrupted", "dies")
 
@@ -35,16 +36,21 @@ def fits():
         "direct": (coupled, triangular, rough | {"tolerance": 0.1}, 0),
         "cg": (coupled, triangular, rough | {"solver": "cg"}, 0),
         "separable": (lambda x: (x**4).sum(1), separable, {"n_samples": 64}, 0),
+        "scores": (coupled, conditional(3), ScoreDualNested(n_samples=128), 0),
+        "quadrature": (coupled, conditional(2, "splines"), ScoreDualNested(), 0),
         "unseeded": (Quadratic([1.0, 2.0]), None, {}, None),  # the first process chooses
     }
     results = {}
     with data_parallel(n_shares=2) as processes:
         for name, (potential, flow, scheme, seed) in problems.items():
+            if isinstance(scheme, dict):
+                scheme = LeastSquaresNested(max_step=0.01, **scheme)
+            d = 3 if name == "scores" else 2
             model = ParametricFokkerPlanck(
-                scheme=LeastSquaresNested(max_step=0.01, **scheme), flow=flow, tol=1e3,
-                n_features=2 if flow else None, random_state=seed, t_final=0.02,
+                scheme=scheme, flow=flow, tol=1e3, n_features=d if flow else None,
+                random_state=seed, t_final=0.02,
             ).fit(potential)  # fmt: skip
-            points = np.random.default_rng(0).standard_normal((50, 2))
+            points = np.random.default_rng(0).standard_normal((50, d))
             results[name] = {
                 "thetas": model.thetas_.tolist(),
                 "density": model.log_density(points).tolist(),

@@ -1,8 +1,9 @@
 """A device that computes on the CPU but is strict: for tests of what happens on a GPU.
 
 Tensors there report the device "meta" and hold their numbers on the CPU. As on a GPU, an
-operation may not mix them with tensors of the CPU (numbers excepted), and reading a value waits
-for the device: such readings and the copies to the device are counted, by the line that makes them.
+operation may not mix them with tensors of the CPU (numbers excepted, and indices, which are copied
+there), and reading a value waits for the device: such readings and the copies to the device are
+counted, by the line that makes them.
 """
 
 import collections
@@ -14,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
 COPIES = {aten._to_copy.default, aten.copy_.default}
+MATMUL = {torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__}
+INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 WAITS = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default}
 
 
@@ -32,6 +35,19 @@ class There(torch.Tensor):
 
     def __repr__(self):
         return f"There({self.inner!r})"
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            # torch would make the indices of a list on the device, which holds no numbers
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = tuple(torch.tensor(i) if isinstance(i, list) else i for i in index)
+            args = (args[0], index, *args[2:])
+        if function in MATMUL and args[0].ndim == 1 and args[1].ndim == 2:
+            # torch would squeeze the product in place, which a wrapper cannot follow
+            return (args[0][None] @ args[1])[0]
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
@@ -86,6 +102,9 @@ def _run(function, args, kwargs, mode):
     tensors = list(_tensors([*args, *kwargs.values()]))
     there = [t for t in tensors if isinstance(t, There)]
     here = [t for t in tensors if not isinstance(t, There) and t.ndim > 0]
+    indices = [id(t) for t in args[1] if t is not None] if function in INDEXED else []
+    indices = [t for t in here if id(t) in indices and t.dtype == torch.int64]
+    here = [t for t in here if all(t is not index for index in indices)]
     if there and here and function not in COPIES:
         shapes = [[tuple(t.shape) for t in side] for side in (there, here)]
         raise RuntimeError(f"{function} mixes devices at {_place()}: shapes {shapes}")
@@ -97,11 +116,11 @@ def _run(function, args, kwargs, mode):
     if function is aten.copy_.default:
         wanted = isinstance(args[0], There)
     if mode is not None:
-        masks = function in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
+        masks = function in INDEXED
         waits = function in WAITS or (masks and any(t.dtype == torch.bool for t in tensors[1:]))
         if there and (waits or (function in COPIES and not wanted)):
             mode.waits[_place()] += 1
-        if function in COPIES and wanted and here:
+        if wanted and ((function in COPIES and here) or indices):
             mode.copies[_place()] += 1
 
     def unwrap(a):

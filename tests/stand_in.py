@@ -1,8 +1,10 @@
-"""A march for tests of everything around the march: Runge-Kutta steps of equal length."""
+"""Small parts for tests of everything around them: Runge-Kutta steps, conditional densities."""
 
+import numpy as np
 import torch
 
 from skfokker import ParametricFokkerPlanck
+from skfokker.flows import ConditionalFlow
 from skfokker.schemes.base import Scheme, Step
 
 
@@ -46,3 +48,28 @@ def estimator(flow=None, scheme=None, **params):
     """An estimator with a seed and, unless told otherwise, the stand-in scheme."""
     scheme = RungeKutta() if scheme is None else scheme
     return ParametricFokkerPlanck(flow, scheme, **{"random_state": 0} | params)
+
+
+def conditional(d, kind="polynomials", order=None, half=6.0, together=None):
+    """A small ConditionalFlow, each coordinate given the two before it, of splines the one before.
+
+    Of ``together`` coordinates, where that is given, those of one piece are tied and no others.
+    """
+    own = ("polynomials", -half, half, 4, 2.0)
+    feature = ("polynomials", -half, half, 4)
+    if kind == "splines":
+        own = ("splines", np.linspace(-half, half, 9).tolist(), half / 8)
+        feature = ("splines", np.linspace(-half, half, 5).tolist())
+    groups = []
+    for i in range(d):
+        first = 0 if together is None else i - i % together
+        before = list(range(max(first, i - 2), i))
+        if kind == "splines":
+            parents = tuple(before[-1:])
+            groups.append([(parents, [list(range(7)) for _ in parents], 11)])
+            continue
+        products = [((), [], 4)] + [((j,), [[1, 2, 3]], 2) for j in before]
+        if len(before) == 2:
+            products.append((tuple(before), [[1], [1]], 1))
+        groups.append(products)
+    return ConditionalFlow([own] * d, [feature] * d, groups, order)

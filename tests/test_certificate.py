@@ -334,7 +334,7 @@ def with_stray(march, weight, speed):
 def test_a_little_stray_mass_does_not_certify_much():
     """A component of weight 1e-4 at a speed of 1000: KL <= 62 as a whole."""
     wells = GaussianMixture([[-2.0, 0.5], [2.0, -0.5]], weights=[0.3, 0.7])
-    fit = ParametricFokkerPlanck(random_state=0).fit(wells, 0.5)
+    fit = ParametricFokkerPlanck(MixtureFlow(3), random_state=0).fit(wells, 0.5)
     good = fit.certificate_
     astray = certified(
         with_stray(fit._trajectory(), 1e-4, 1000.0), wells, initial_error=fit.initial_error_

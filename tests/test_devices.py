@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from pretend_device import DEVICE, PretendDevice, There
+from stand_in import conditional
 
 from skfokker import ParametricFokkerPlanck, estimator, law
+from skfokker.equation import FokkerPlanck
 from skfokker.flows import (
     AffineFlow,
     Composition,
@@ -14,8 +16,14 @@ from skfokker.flows import (
     PlanarFlow,
     TriangularFlow,
 )
-from skfokker.potentials import Quadratic, StyblinskiTang
-from skfokker.schemes import AdamNested, FlatGradient, ForwardEuler, LeastSquaresNested
+from skfokker.potentials import CheckedPotential, Quadratic, StyblinskiTang
+from skfokker.schemes import (
+    AdamNested,
+    FlatGradient,
+    ForwardEuler,
+    LeastSquaresNested,
+    ScoreDualNested,
+)
 
 D = 3
 TRIANGULAR = Composition(
@@ -30,6 +38,8 @@ FLOWS = [
     Inverse(TriangularFlow(5, reverse=True)),
     PlanarFlow(4),
     TRIANGULAR,
+    conditional(D, order=[2, 0, 1]),
+    conditional(D, "splines"),
 ]
 
 
@@ -39,6 +49,9 @@ def everything(flow, theta, x):
     results = [*flow.forward(theta, x), *flow.inverse(theta, x)]
     results += [linearization.y, linearization.push_score(-x), linearization.jvp(theta)]
     results += [*linearization.vjp(x), *linearization.jacobian()]
+    if flow.closed_form:
+        results += flow.score_and_divergence(theta, results[0])
+        results.append(flow.log_density_rate(theta, theta, results[0]))
     if flow.separable:
         results += linearization.coordinate_moments(torch.ones_like(x), x[..., None])
     return results
@@ -51,7 +64,7 @@ def state(flow):
     return theta + 0.05 * noise, torch.randn(20, D, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=repr)
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: repr(flow)[:60])
 def test_flows_stay_on_their_device(flow):
     expected = everything(flow, *state(flow))
     with PretendDevice():
@@ -73,7 +86,7 @@ def test_maps_without_iterations_wait_for_nothing(flow):
     assert not device.waits and not device.copies
 
 
-@pytest.mark.parametrize("flow", FLOWS, ids=repr)
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: repr(flow)[:60])
 def test_single_precision(flow):
     """Float32 in, float32 out, to 2e-4 of the size of the float64 result (Jacobians included)."""
     theta, x = state(flow)
@@ -132,3 +145,26 @@ def test_whole_fits_stay_on_their_device(name, monkeypatch):
     assert device.waits and device.copies  # it was there
     for answer, reference in zip(answers, expected, strict=True):
         np.testing.assert_array_equal(answer, reference)
+
+
+@pytest.mark.parametrize(
+    "flow", [conditional(D), conditional(D, "splines", together=2)], ids=["points", "quadrature"]
+)
+def test_marches_by_scores_stay_on_their_device(flow):
+    """A whole fit would do the same for minutes: the pretended device is slow."""
+    theta = flow.init(D)
+    interacts = torch.ones(D, D).bool().numpy()
+    scheme = ScoreDualNested(n_samples=64, first_step=1.0, max_step=0.01)
+
+    def steps(theta):
+        equation = FokkerPlanck(CheckedPotential(TILTED), 1.0, D, False, interacts)
+        generator = torch.Generator().manual_seed(0)
+        return list(scheme.steps(equation, flow, theta, 0.0, 0.02, generator))
+
+    expected = steps(theta)
+    with PretendDevice() as device:
+        answers = steps(theta.to(DEVICE))
+    assert device.waits and device.copies
+    for answer, reference in zip(answers, expected, strict=True):
+        assert torch.equal(answer.theta.inner, reference.theta)
+        assert torch.equal(answer.velocity.inner, reference.velocity)

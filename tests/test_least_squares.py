@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from skfokker import ParametricFokkerPlanck, metrics, problems
+from skfokker.benchmark.studies.common import triangular
 from skfokker.equation import FokkerPlanck
 from skfokker.flows import AffineFlow, Composition, Inverse, TriangularFlow
-from skfokker.flows.choice import choose_flow
 from skfokker.flows.elementwise import ElementwiseFlow
 from skfokker.potentials import CheckedPotential, Quadratic, Rosenbrock, StyblinskiTang
 from skfokker.schemes.integrators import Chebyshev, bogacki_shampine, dormand_prince
@@ -22,7 +22,6 @@ from skfokker.schemes.normal_equations import (
 )
 from skfokker.schemes.pieces import Pieces
 from skfokker.schemes.points import normal_grid, sobol_normal
-from skfokker.structure import probe
 
 
 @pytest.mark.parametrize(
@@ -158,8 +157,7 @@ def test_units_are_trained_on_as_many_points_as_fit_in_one_piece():
     """A hundred coupled coordinates used to end here: their points came in blocks."""
     d, generator = 3, torch.Generator().manual_seed(0)
     equation = FokkerPlanck(CheckedPotential(Rosenbrock(d)), 1.0, d)
-    zero, one = torch.zeros(d).double(), torch.eye(d).double()
-    flow = choose_flow(probe(equation.potential, zero, one))
+    flow = triangular(d)
     theta = flow.init(d, generator)
     scheme = LeastSquaresNested(n_samples=1024, max_memory=1e-4)
     march = _March(scheme, equation, flow, theta, generator)

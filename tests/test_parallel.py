@@ -80,7 +80,7 @@ def one():
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["quadratic", "direct", "cg", "separable"])
+@pytest.mark.parametrize("name", ["quadratic", "direct", "cg", "separable", "scores", "quadrature"])
 def test_two_processes_give_the_result_of_one(one, two, name):
     (first, messages), (second, _) = two[0]
     assert first[name] == second[name]  # the same bits

@@ -66,7 +66,7 @@ def test_joblib_keeps_every_bit(fitted, tmp_path, dump, load):
 def test_a_fresh_interpreter_reads_it(fitted, tmp_path):
     path, points = tmp_path / "model.joblib", tmp_path / "points.npy"
     model = copy.deepcopy(fitted).set_params(scheme=None)
-    model.scheme_ = None  # the stand-in lives in the tests
+    model.scheme_ = model.plan_ = None  # the stand-in lives in the tests
     joblib.dump(model, path)
     np.save(points, X)
     code = (

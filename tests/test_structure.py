@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from skfokker import problems
-from skfokker.flows import AffineFlow, Composition
+from skfokker.flows import AffineFlow, Composition, ConditionalFlow
 from skfokker.flows.choice import choose_flow
 from skfokker.potentials import Quadratic, Rosenbrock, StyblinskiTang, Zero
 from skfokker.potentials.adapters import CallablePotential
@@ -44,11 +44,15 @@ def test_one_infinite_point_does_not_matter_and_many_are_conservative():
 
 
 def test_choice():
-    assert isinstance(choose_flow(look(Zero(3), 3)), AffineFlow)
-    product = choose_flow(look(StyblinskiTang(3), 3))
-    assert isinstance(product, Composition) and product.separable
-    assert not choose_flow(look(StyblinskiTang(3), 3), diagonal=False).separable
-    assert not choose_flow(look(Rosenbrock(3), 3)).separable
+    affine, why = choose_flow(look(Zero(3), 3))
+    assert isinstance(affine, AffineFlow) and "quadratic" in why
+    product, why = choose_flow(look(StyblinskiTang(3), 3))
+    assert isinstance(product, Composition) and product.separable and "sum" in why
+    for structure, options in ((StyblinskiTang(3), {"diagonal": False}), (Rosenbrock(3), {})):
+        coupled, why = choose_flow(look(structure, 3), **options)
+        assert isinstance(coupled, ConditionalFlow) and not coupled.chosen and "interact" in why
+    mixture, why = choose_flow(look(Rosenbrock(5), 5), parts=4)
+    assert mixture.n_components == 4 and "4 Gaussians" in why
 
 
 def test_wells_far_apart_are_not_one():

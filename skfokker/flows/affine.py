@@ -74,7 +74,7 @@ class AffineFlow(Flow):
     def score_and_divergence(self, theta, y):
         d = y.shape[1]
         here = self.linearize(theta, self.inverse(theta, y)[0])
-        root = here.solve_transposed(torch.eye(d).to(y))
+        root = here.solve_transposed(torch.eye(d, dtype=y.dtype, device=y.device))
         return here.push_score(-here.x), -root.square().sum().expand(len(y))
 
     def log_density_rate(self, theta, dtheta, y):

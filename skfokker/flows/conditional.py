@@ -790,7 +790,7 @@ class _ConditionalLinearization(Linearization):
         self.flow, self.theta, self.x = flow, theta, x
         self.y = flow._push(theta, x) if y is None else y
         d = x.shape[1]
-        self.order = torch.tensor(flow._order(d), device=x.device)
+        self.order = torch.tensor(flow._order(d)).to(x.device)
         z = self.y[:, self.order]
         tables = flow._tables(z)
         self.locals, self.points = [], []

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...flows import AffineFlow, Composition, ElementwiseFlow, Inverse, TriangularFlow
 from ..methods import FitLaw, fit_ours
 from ..references import References
 from ..runner import time_limit, warm_up
@@ -69,6 +70,18 @@ def timed_fit(problem, options: StudyOptions, seed: int | None = None, **paramet
         return None, seconds, failure
     options.say(f"{problem.name:32} {seconds:8.2f} s")
     return FitLaw(fitted), seconds, None
+
+
+def triangular(d: int) -> Composition:
+    """A family for coupled problems that :class:`LeastSquaresNested` can march."""
+    n_hidden = max(24, 3 * d)
+    layers = [
+        ElementwiseFlow(16),
+        TriangularFlow(n_hidden),
+        TriangularFlow(n_hidden, reverse=True),
+        ElementwiseFlow(16),
+    ]
+    return Composition([*map(Inverse, layers), AffineFlow()])
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float | None:

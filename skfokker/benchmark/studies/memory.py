@@ -18,11 +18,9 @@ import torch
 
 from ... import ParametricFokkerPlanck, problems
 from ...equation import FokkerPlanck
-from ...flows import choose_flow
 from ...schemes import LeastSquaresNested
-from ...structure import probe
 from ..tables import FAIL, PASS, Table, number
-from .common import StudyOptions
+from .common import StudyOptions, triangular
 
 _GIB = 2**30
 
@@ -56,14 +54,13 @@ def _fit(name: str, d: int, t_final: float) -> Callable:
 
 
 def _first_step(d: int, **settings) -> Callable:
-    """Of the march of a coupled Rosenbrock potential with the default family."""
+    """Of the march of a coupled Rosenbrock potential with triangular maps."""
 
     def work(large, seed):
         problem = problems.load("rosenbrock-10d", d=d if large else 3)
         generator = torch.Generator().manual_seed(seed)
         equation = FokkerPlanck(problem.potential, problem.beta, problem.d)
-        zero, one = torch.zeros(problem.d).double(), torch.eye(problem.d).double()
-        flow = choose_flow(probe(problem.potential, zero, one))
+        flow = triangular(problem.d)
         theta = flow.init(problem.d, generator)
         scheme = LeastSquaresNested(**settings)
         list(islice(scheme.steps(equation, flow, theta, 0.0, 1.0, generator), 2))

@@ -17,7 +17,7 @@ from ...parallel import data_parallel
 from ...schemes import LeastSquaresNested
 from ...structure import probe
 from ..tables import Table, number
-from .common import StudyOptions
+from .common import StudyOptions, triangular
 
 _CORES = (2, 8, 64, 1000)
 _N_STEPS = 3
@@ -84,7 +84,7 @@ def _measured(problem, n_samples, seed):
     zero, one = torch.zeros(problem.d).double(), torch.eye(problem.d).double()
     structure = probe(problem.potential, zero, one)
     equation = FokkerPlanck(problem.potential, problem.beta, problem.d, structure.separable)
-    flow = choose_flow(structure)
+    flow = choose_flow(structure)[0] if structure.separable else triangular(problem.d)
     generator = torch.Generator().manual_seed(seed)
     scheme = LeastSquaresNested(n_samples=n_samples, feature_iterations=3, max_step=1e-4)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
