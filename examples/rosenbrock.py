@@ -3,8 +3,8 @@ Coupled coordinates: Rosenbrock's valley in thirty dimensions
 =============================================================
 
 V(x) = (3/50) sum_k 10 (x_{k+1} - x_k^2)^2 + (x_k - 1)^2 in d dimensions (section 6.2.2 has d = 10),
-beta = 1, from N(0, I) to t = 1. Every coordinate depends on its neighbour through a square. There is
-no exact solution: the law is asked for the likelihood of particles that it has not seen.
+beta = 1, from N(0, I) to t = 1. Every coordinate depends on its neighbour through a square. There
+is no exact solution: the law is asked for the likelihood of particles that it has not seen.
 """
 
 import argparse

@@ -22,8 +22,8 @@ class _Richness:
     """How many functions the coordinates of a larger block get.
 
     ``own`` functions of a coordinate itself; polynomials up to ``degree`` of its neighbours, of
-    which those up to ``coupled`` are multiplied with all own functions; products of two up to degree
-    ``pairs`` each, with ``paired`` own functions; ``budget`` parameters at most.
+    which those up to ``coupled`` are multiplied with all own functions; products of two up to
+    degree ``pairs`` each, with ``paired`` own functions; ``budget`` parameters at most.
     """
 
     own: int
