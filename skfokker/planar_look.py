@@ -155,7 +155,7 @@ class Plane:
     def _laplacian(self) -> Tensor:
         """Of V at the nodes, in the coordinates of the block."""
         block, potential = self.block, self.block.equation.potential
-        nodes, groups = block.nodes, [torch.tensor([c]) for c in self.columns]
+        nodes, groups = block.nodes(), [torch.tensor([c]) for c in self.columns]
         step = torch.ones_like(nodes[0])
         step[self.columns] = steps(nodes[:, self.columns])
         value = divergence(lambda y: potential.unchecked(y)[1], nodes, step, groups)

@@ -112,7 +112,7 @@ def test_fields_that_leave_the_law_alone_are_not_charged():
     shape = plane.turns.first.size, plane.turns.second.size
     c = torch.randn(shape, dtype=torch.float64, generator=generator)
     turn = plane.turns.field(c, score)
-    x, y = plane.block.nodes.unbind(1)
+    x, y = plane.block.nodes().unbind(1)
     slope = [(k * torch.cos(x + 2 * y)).view(weights.shape) for k in (1, 2)]  # of sin(x + 2 y)
     weak = sum((weights * t * s).sum() for t, s in zip(turn, slope, strict=True))
     assert abs(float(weak)) < 1e-6 * mean_square(weights, turn) ** 0.5
@@ -132,7 +132,7 @@ def test_imbalance_is_that_of_the_density():
     plane, (weights, *_, eps) = fields(PlanarLook(march, equation, 1), 0.3)
     theta, rate = (torch.as_tensor(a) for a in march.at(0.3))
     likely = (weights.flatten() > 1e-8).nonzero()[::37, 0]
-    y = plane.block.nodes[likely]
+    y = plane.block.nodes()[likely]
     expected = Imbalance(equation, march.flow, torch.Generator()).at(theta, rate, y)
     torch.testing.assert_close(eps.flatten()[likely], expected, rtol=1e-4, atol=1e-4)
 

@@ -92,11 +92,6 @@ class QuadratureBlock:
         Where the coordinates of the other blocks are held while V is asked.
     refinement : int
         Into so many cells each cell of the flow is cut.
-
-    Attributes
-    ----------
-    nodes : Tensor (n, d)
-        The points at which V was asked.
     """
 
     exact = True
@@ -114,16 +109,12 @@ class QuadratureBlock:
         self.factors = [flow.factors[i] for i in self.indices]
         if refinement > 1:
             self.factors = [factor.refined(refinement) for factor in self.factors]
-        d = len(centre)
-        axes = [factor.cells.nodes.to(centre) for factor in self.factors]
-        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-        self.shape = grid.shape[:-1]
-        order = flow._order(d)
+        self.centre = centre
+        order = flow._order(len(centre))
         self.columns = [order[i] for i in self.indices]
-        points = centre.repeat(grid[..., 0].numel(), 1)
-        points[:, self.columns] = grid.flatten(0, -2)
-        self.nodes = points
-        self._ask(points)
+        grid = self._grid()
+        self.shape = grid.shape[:-1]
+        self._ask(self.nodes())
         self.products = []
         for k, factor in enumerate(self.factors):
             prefix = grid.new_zeros(math.prod(self.shape[:k]), factor.index)
@@ -136,6 +127,18 @@ class QuadratureBlock:
             for products, factor in zip(self.products, self.factors, strict=True)
         ]
         self.weights = [factor.cells.weights.to(centre) for factor in self.factors]
+
+    def _grid(self) -> Tensor:
+        """The nodes in the coordinates of the block (N_1, ..., N_b, b)."""
+        axes = [factor.cells.nodes.to(self.centre) for factor in self.factors]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+
+    def nodes(self) -> Tensor:
+        """The points at which V is asked (n, d)."""
+        grid = self._grid().flatten(0, -2)
+        points = self.centre.repeat(len(grid), 1)
+        points[:, self.columns] = grid
+        return points
 
     def _ask(self, points: Tensor) -> None:
         """V and its gradient at the nodes; where they are not finite there may be no mass."""
