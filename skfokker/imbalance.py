@@ -74,12 +74,12 @@ class Imbalance:
 
     def _closed(self, theta, dtheta, y, scale):
         flow, beta = self.flow, self.equation.beta
-        score, curvature = flow.score_and_divergence(theta, y)
+        score, curvature, rate = flow.score_divergence_and_rate(theta, dtheta, y)
         gradient = self._gradient(y)
         laplacian = divergence(self._gradient, y, scale, self.groups, self.generator)
         right = laplacian + (gradient * score).sum(1)
         right = right + beta * (curvature + score.square().sum(1))
-        return flow.log_density_rate(theta, dtheta, y) - right
+        return rate - right
 
     def _by_differences(self, theta, dtheta, y, scale):
         def residual(y):

@@ -41,9 +41,6 @@ class Scouts:
         """
         ends = self.ends[:4096].cpu().numpy()
         one = _residual(_fit_mixture(ends, 1), equation, self.ends)
-        few = _fit_mixture(ends[:1024], 5, n_init=1)
-        if _residual(few, equation, self.ends) > 0.6 * one:
-            return 1  # soon seen to be hopeless: bent modes
         best, best_score, worse, k = None, math.inf, 0, 2
         while worse < 2 and k <= min(at_most, len(ends) // 20):
             model = _fit_mixture(ends, k)
@@ -86,6 +83,16 @@ class Scouts:
             means.append(mean)
         weights = torch.tensor(weights).to(self.starts)
         return flow.from_components(weights, torch.stack(means), torch.stack(covariances))
+
+
+def gaussians_are_hopeless(ends: np.ndarray, equation: FokkerPlanck, like: Tensor) -> bool:
+    """Whether five Gaussians follow the equation hardly better than one, at particles' ends (n, d).
+
+    A quick look: bent modes are seen by it, and need not be looked for any further.
+    """
+    one, few = (_fit_mixture(ends[:1024], k, n_init=1) for k in (1, 5))
+    points = torch.from_numpy(ends).to(like)
+    return _residual(few, equation, points) > 0.6 * _residual(one, equation, points)
 
 
 @torch.no_grad()

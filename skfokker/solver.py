@@ -43,7 +43,7 @@ from .schemes.base import Scheme
 from .schemes.least_squares import LeastSquaresNested
 from .schemes.points import sobol_normal
 from .schemes.score_duals import ScoreDualNested
-from .scout import Scouts, count_modes, explore, send
+from .scout import Scouts, count_modes, explore, gaussians_are_hopeless, send
 from .structure import Structure
 from .tolerance import Diagnosis, Effort, diagnose
 from .trajectory import Trajectory
@@ -251,7 +251,7 @@ class Solver:
         coupled = not self.structure.separable or not diagonal
         parts = 1
         hard = coupled and not self.structure.quadratic and self._largest_block() > 2
-        if hard and self.n_modes > 1:
+        if hard and not self._bent() and self.n_modes > 1:
             parts = self._n_parts()
         return choose_flow(
             self.structure,
@@ -270,17 +270,28 @@ class Solver:
 
     def _choose_functions(self, capacity: int) -> ConditionalFlow:
         """Functions of conditional densities, where particles sent ahead were seen."""
-        generator = torch_generator(self.random_state, _SCOUT)
-        starts = self._draws[0][:_N_EXPLORERS]
         mean, scale = initial_moments(self.initial, self.equation.d, self.device)
-        seen = explore(self.equation, starts, self.horizon, generator)
         return choose_conditional(
             self.structure.interacts,
             mean.cpu().numpy(),
             (scale @ scale.T).cpu().numpy(),
-            seen,
+            self._seen,
             capacity,
         )
+
+    @cached_property
+    def _seen(self) -> np.ndarray:
+        """Where particles sent ahead are on the way, (k, n, d)."""
+        generator = torch_generator(self.random_state, _SCOUT)
+        starts = self._draws[0][:_N_EXPLORERS]
+        return explore(self.equation, starts, self.horizon, generator)
+
+    def _bent(self) -> bool:
+        """Whether what the particles come to is nothing for a mixture of Gaussians."""
+        try:
+            return gaussians_are_hopeless(self._seen[-1], self.equation, self._draws[0])
+        except PotentialError:
+            return True
 
     @cached_property
     def _draws(self) -> tuple[Tensor, Tensor]:

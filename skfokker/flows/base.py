@@ -108,6 +108,13 @@ class Flow(BaseEstimator):
         groups = spread_out(d, 1 if self.separable else d)
         return score(y), divergence(score, y, steps(y), groups)
 
+    def score_divergence_and_rate(
+        self, theta: Tensor, dtheta: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`score_and_divergence` and :meth:`log_density_rate`, where both are wanted."""
+        score, divergence = self.score_and_divergence(theta, y)
+        return score, divergence, self.log_density_rate(theta, dtheta, y)
+
     def log_density_rate(self, theta: Tensor, dtheta: Tensor, y: Tensor) -> Tensor:
         """d log rho_theta / dt (n,) at fixed points y (n, d), theta moving with dtheta (m,).
 

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
 from .conditional import ConditionalFlow
 
 _PLANE = 2  # coordinates of a block that products of splines are affordable for
-_INTERVALS, _PARENT_INTERVALS = 24, 16  # of the splines, own and of the coordinate before
+_INTERVALS, _PARENT_INTERVALS = 24, 24  # of the splines, own and of the coordinate before
 _SATURATION = 3.2  # of the polynomials of the coordinate itself
 _FINEST = 120  # cells that the box of a coordinate is cut into, at most
 

@@ -33,7 +33,7 @@ class ScoreDualNested(Scheme):
         quadratures, and 2e-2 where some are means over points.
     n_samples : int or None, default=None
         Sobol points for blocks of more than two coordinates. None starts with 2048 and takes up to
-        16384 while the sampling error of a step is larger than a third of ``tolerance``.
+        16384 while the sampling error of a step is larger than ``tolerance``.
     damping : float or None, default=None
         Added to the diagonal of F, relative to its mean. None takes 1e-5 where expectations are
         quadratures, and 1e-4 where they are means over points.
@@ -190,9 +190,9 @@ class _March:
         for block, state in zip(self.blocks, now.blocks, strict=True):
             if not block.exact and self.scheme.n_samples is None:
                 error = h * math.sqrt(max(state.noise, 0.0)) / self.tolerance
-                if error > 1 / 3 and block.n < 16384:
+                if error > 1 and block.n < 16384:
                     block.n *= 2
-                elif error < 1 / 12 and block.n > 2048:
+                elif error < 1 / 4 and block.n > 2048:
                     block.n //= 2
             block.renew(self.generator)
 
