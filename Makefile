@@ -11,6 +11,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 
 demo: $(READY)
 	$(BIN)/python examples/styblinski_tang_30d.py
+	$(BIN)/python examples/rosenbrock.py
 
 # scikit-learn runs its array API checks only when scipy has array API support switched on.
 test: $(READY)

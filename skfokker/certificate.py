@@ -305,12 +305,14 @@ def certify(
     interacts : ndarray (d, d) of bool, optional
         Which coordinates V lets interact, as far as is known.
     n_samples : int or None
-        Points at each time; None takes 512 for separable maps and 1024 for others.
+        Points at each time; None takes 512 for separable maps and conditional densities, and
+        1024 for others.
     n_times : int
         At least so many times in all, and two an interval.
     """
     times = np.unique(trajectory.times)  # a family that grew stands twice at that time
-    n_samples = n_samples or (512 if trajectory.flow.separable else 1024)
+    cheap = trajectory.flow.separable or trajectory.flow.marched_by_scores
+    n_samples = n_samples or (512 if cheap else 1024)
     strata = max(2, -(-n_times // max(len(times) - 1, 1)))
     look = planar_look(trajectory, equation)
     if look is None:

@@ -97,8 +97,12 @@ class LawMixin(OneToOneFeatureMixin, TransformerMixin, DensityMixin):
     def velocity(self, X, t=None):
         """Velocity v with d rho/dt = -div(rho v), shape (n, d), in the units of X per time.
 
-        It is that of the fitted law, and close to -grad V - beta grad log rho. Arguments as in
-        :meth:`log_density`.
+        It is one that moves the fitted law, exactly. Many fields do; that of least energy is
+        -grad V - beta grad log rho up to the error of the fit, and affine maps, splines, mixtures
+        and least-squares marches come close to it. Conditional densities (the default where
+        coordinates interact) give the tangent of their triangular map, which differs from it by
+        a field that does not change the law: for the probability current over rho take
+        ``-gradient(X) - beta * grad_log_density(X, t)``. Arguments as in :meth:`log_density`.
         """
         return self._evaluate("velocity", X, t)
 

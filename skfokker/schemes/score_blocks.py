@@ -281,7 +281,7 @@ class SampledBlock:
     ):
         self.flow, self.indices, self.equation = flow, list(indices), equation
         self.factors = [flow.factors[i] for i in self.indices]
-        self.centre, self.n, self.processes = centre, n, processes
+        self.centre, self.n, self.fewest, self.processes = centre, n, n, processes
         order = flow._order(len(centre))
         self.columns = [order[i] for i in self.indices]
         self.damping = damping
@@ -410,7 +410,7 @@ class SampledBlock:
         out.rate = list(rate.split(sizes))
         out.force = [m @ r for m, r in zip(out.metric, out.rate, strict=True)]
         out.imbalance = max(misfit, 0.0)
-        out.noise = out.imbalance * len(rate) / n
+        out.noise = out.imbalance * len(rate) / max(n - len(rate), 0.25 * n)
 
     def _solve_at_once(self, out, phi, right) -> tuple[Tensor, float]:
         gram, force, square = self.processes.sum(

@@ -15,6 +15,8 @@ from .errors import MarchError
 from .score_blocks import BlockState, Diverged, QuadratureBlock, SampledBlock
 
 _GAMMA = 1 - 1 / math.sqrt(2)
+_FEWEST, _MOST = 2048, 16384  # points
+_FEWEST_OF_MANY = 8192  # to start with, however many parameters there are
 
 
 class ScoreDualNested(Scheme):
@@ -32,8 +34,9 @@ class ScoreDualNested(Scheme):
         Local error of a step, sqrt(e^T F e). None takes 1e-2 where all expectations are
         quadratures, and 2e-2 where some are means over points.
     n_samples : int or None, default=None
-        Sobol points for blocks of more than two coordinates. None starts with 2048 and takes up to
-        16384 while the sampling error of a step is larger than ``tolerance``.
+        Sobol points for blocks of more than two coordinates. None starts with three a parameter, from
+        2048 to 8192, and takes up to 16384 while the sampling error of a step is larger than
+        ``tolerance``.
     damping : float or None, default=None
         Added to the diagonal of F, relative to its mean. None takes 1e-5 where expectations are
         quadratures, and 1e-4 where they are means over points.
@@ -137,7 +140,9 @@ class _March:
                 with self.processes.together():
                     self.blocks.append(QuadratureBlock(flow, indices, equation, centre))
             else:
-                n = scheme.n_samples or 2048
+                unknowns = sum(flow.factors[i].size for i in indices)
+                enough = 2 ** math.ceil(math.log2(max(_FEWEST, 3 * unknowns)))
+                n = scheme.n_samples or min(enough, _FEWEST_OF_MANY)
                 damping = 1e-4 if scheme.damping is None else scheme.damping
                 block = SampledBlock(
                     flow, indices, equation, centre, n, damping, equation.interacts, self.processes
@@ -190,9 +195,9 @@ class _March:
         for block, state in zip(self.blocks, now.blocks, strict=True):
             if not block.exact and self.scheme.n_samples is None:
                 error = h * math.sqrt(max(state.noise, 0.0)) / self.tolerance
-                if error > 1 and block.n < 16384:
+                if error > 1 and block.n < _MOST:
                     block.n *= 2
-                elif error < 1 / 4 and block.n > 2048:
+                elif error < 1 / 4 and block.n > block.fewest:
                     block.n //= 2
             block.renew(self.generator)
 
