@@ -11,12 +11,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from stand_in import RungeKutta
+from stand_in import RungeKutta, conditional
 
 from skfokker import ParametricFokkerPlanck, safe_format
 from skfokker.checkpoint import Checkpoints
 from skfokker.flows import AffineFlow
 from skfokker.potentials import PotentialError, Quadratic
+from skfokker.schemes import ScoreDualNested
+from skfokker.schemes.score_duals import _March
 
 pytest.importorskip("safetensors")
 
@@ -369,3 +371,60 @@ def test_atomic_writes(tmp_path):
     safe_format.replace_file(path, b"one")
     safe_format.replace_file(path, b"two")
     assert path.read_bytes() == b"two" and list(tmp_path.iterdir()) == [path]
+
+
+# -------------------------------------------------------------------- marches by scores
+
+
+@pytest.mark.parametrize(("d", "kind"), [(3, "polynomials"), (2, "splines")])
+@pytest.mark.parametrize("what", [raise_error, press_ctrl_c], ids=["exception", "ctrl-c"])
+def test_resuming_a_march_by_scores_gives_the_same_bits(tmp_path, monkeypatch, d, kind, what):
+    """Points drawn anew in every step, or a quadrature that asks V before the march only."""
+
+    def model():
+        scheme = ScoreDualNested(n_samples=256, max_step=0.01)
+        return estimator(flow=conditional(d, kind), scheme=scheme, n_features=d)
+
+    often = {"checkpoint_interval": 0.07}
+    whole = model().fit(well, checkpoint=tmp_path / "a", **often)
+    path, calls = tmp_path / "b", []
+    evaluate = _March.evaluate
+
+    def troubled(self, theta, full=True):
+        calls.append(theta)
+        return what(theta) if len(calls) == 40 else evaluate(self, theta, full)
+
+    monkeypatch.setattr(_March, "evaluate", troubled)
+    if what is raise_error:
+        with pytest.raises(RuntimeError, match="licence server"):
+            model().fit(well, checkpoint=path, **often)
+    else:
+        with pytest.warns(UserWarning, match=r"Interrupted at t = .* of 0\.2"):
+            model().fit(well, checkpoint=path, **often)
+    assert 0 < ParametricFokkerPlanck.load(path).t_final_ < 0.2
+    assert_same(whole, model().fit(well, resume=path))
+
+
+def test_a_march_is_resumed_with_the_functions_it_was_begun_with(tmp_path, monkeypatch):
+    """Without a seed they would be chosen otherwise."""
+    path, calls, evaluate = tmp_path / "march.ckpt", [], _March.evaluate
+
+    def troubled(self, theta, full=True):
+        calls.append(theta)
+        return press_ctrl_c(theta) if len(calls) == 40 else evaluate(self, theta, full)
+
+    model = estimator(flow=None, n_features=3, random_state=None, t_final=0.02)
+    monkeypatch.setattr(_March, "evaluate", troubled)
+    with pytest.warns(UserWarning, match="Interrupted"):
+        model.fit(chain, checkpoint=path, checkpoint_interval=5e-3)
+    k = len(ParametricFokkerPlanck.load(path).times_)
+    resumed = estimator(flow=None, n_features=3, random_state=None, t_final=0.02)
+    resumed.fit(chain, resume=path)
+    assert str(resumed.flow_) == str(model.flow_) and resumed.t_final_ == 0.02
+    assert "resumed" in str(resumed.plan_)
+    np.testing.assert_array_equal(resumed.thetas_[:k], model.thetas_[:k])
+
+
+def chain(x):
+    """Coordinates that interact with their neighbours."""
+    return 0.5 * x.square().sum(1) + 0.5 * torch.cos(x[:, :-1] * x[:, 1:]).sum(1)

@@ -215,7 +215,7 @@ def test_gaussians_do_not_describe_bent_modes(potential, several):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return ParametricFokkerPlanck(random_state=0).fit(two_wells(), 1.0)
+    return ParametricFokkerPlanck(MixtureFlow(3), random_state=0).fit(two_wells(), 1.0)
 
 
 def test_two_wells_are_marched_as_a_mixture(fitted):

@@ -1,6 +1,7 @@
 """A fitted model on disk: the same bits, small files, versions, what cannot be pickled."""
 
 import copy
+import importlib.util
 import json
 import pickle
 import subprocess
@@ -12,11 +13,12 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from stand_in import RungeKutta
+from sklearn.base import clone
+from stand_in import RungeKutta, conditional
 
 import skfokker
 from skfokker import ParametricFokkerPlanck, persistence, safe_format
-from skfokker.flows import AffineFlow, Composition, ElementwiseFlow
+from skfokker.flows import AffineFlow, Composition, ConditionalFlow, ElementwiseFlow
 from skfokker.potentials import Quadratic
 
 X = np.random.default_rng(0).normal(size=(7, 2))
@@ -267,6 +269,38 @@ def test_the_map_as_a_torch_module(fitted, tmp_path):
     np.testing.assert_array_equal(other.law().log_prob(x), fitted.log_density(X, 0.13))
 
 
+def coupled(x):
+    """Of three coordinates that interact."""
+    return 0.5 * x.square().sum(1) + 0.5 * torch.cos(x[:, :-1] * x[:, 1:]).sum(1)
+
+
+@pytest.mark.parametrize("flow", [None, "splines"])
+def test_conditional_densities_keep_every_bit(flow, tmp_path):
+    """Of the default where coordinates interact, functions included, in every way to keep it."""
+    d = 3 if flow is None else 2
+    flow = conditional(d, flow) if flow else None
+    settings = {"n_features": d, "random_state": 0, "tol": 1e3, "t_final": 0.01}
+    model = ParametricFokkerPlanck(flow, **settings).fit(coupled)
+    assert isinstance(model.flow_, ConditionalFlow) and model.flow_.chosen
+    joblib.dump(model, tmp_path / "model.joblib", compress=3)
+    loaded = [pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model.joblib")]
+    loaded += [copy.deepcopy(model), copy.copy(model)]
+    assert all(str(other.plan_) == str(model.plan_) for other in loaded)
+    if importlib.util.find_spec("safetensors"):
+        with pytest.warns(UserWarning, match="Left out.*potential_"):
+            model.save(tmp_path / "model.safetensors")
+        loaded.append(ParametricFokkerPlanck.load(tmp_path / "model.safetensors"))
+        assert loaded[-1].plan_ is None
+    x = np.random.default_rng(0).normal(size=(20, d))
+    for other in loaded:
+        np.testing.assert_array_equal(model.sample(5, 0.003), other.sample(5, 0.003))
+        for method in ("log_density", "grad_log_density", "velocity", "transform"):
+            answers = [getattr(m, method)(x, 0.007) for m in (model, other)]
+            np.testing.assert_array_equal(*answers)
+        assert joblib.hash(other.flow_) == joblib.hash(model.flow_)
+        assert other.flow_.get_params() == clone(model.flow_).get_params()
+
+
 def hostile_files():
     """Metadata that a file of this package would never have, by what is changed."""
     flow = {"component": "ElementwiseFlow", "params": {"n_intervals": 10**9}}
@@ -278,6 +312,9 @@ def hostile_files():
     yield "params", {"initial": {"array": [[0]], "dtype": "object"}}
     yield "params", []
     yield "fitted", {"flow_": flow}
+    basis = ["polynomials", -1.0, 1.0, 10**9]
+    params = {"own": [basis, basis], "features": [basis, basis], "groups": [[[[], [], 1]]] * 2}
+    yield "fitted", {"flow_": {"component": "ConditionalFlow", "params": params}}
     yield "fitted", {"n_features_in_": 10**12}
     yield "fitted", {"n_features_in_": "2"}
     yield "fitted", {"t_final_": float("nan")}

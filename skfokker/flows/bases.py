@@ -8,6 +8,7 @@ from scipy.interpolate import PPoly
 from torch import Tensor
 
 ORDER = 4  # Gauss-Legendre nodes of a cell: exact for polynomials of degree 7
+_LARGEST = 1000  # functions of a basis: a file may ask for any number
 
 
 class Basis:
@@ -217,12 +218,13 @@ def as_basis(spec) -> Basis:
         Where it is neither.
     """
     kind, *rest = spec
-    if kind == "splines":
+    if kind == "splines" and len(rest[0]) <= _LARGEST:
         return CubicSplines(*rest)
-    if kind == "polynomials":
+    if kind == "polynomials" and rest[2] <= _LARGEST:
         return Polynomials(*rest)
     raise ValueError(
-        f"a basis is ('splines', knots) or ('polynomials', lower, upper, size), got {spec!r}"
+        "a basis is ('splines', knots) or ('polynomials', lower, upper, size) of at most "
+        f"{_LARGEST} functions, got {repr(spec)[:200]}"
     )
 
 
