@@ -265,7 +265,7 @@ class SampledBlock:
     """
 
     exact = False
-    most_direct = 1200  # parameters of which the whole Gram matrix is factorised
+    most_direct = 500  # parameters of which the whole Gram matrix is factorised
     coarser = 4  # of so many points one is enough for the stiffness and for the noise
 
     def __init__(
@@ -452,7 +452,7 @@ class SampledBlock:
         gradient = pulled(left) - ridge * rate
         step = direction = precondition(gradient)
         size = first = gradient @ step
-        for _ in range(20 if n > 6 * len(rate) else 4):
+        for _ in range(20 if n > 6 * len(rate) else 6):
             moved = explained(direction)
             (curvature,) = self.processes.sum(moved.square().sum()[None]) / n
             length = size / (curvature + direction @ (ridge * direction))

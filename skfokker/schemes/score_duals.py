@@ -16,7 +16,7 @@ from .score_blocks import BlockState, Diverged, QuadratureBlock, SampledBlock
 
 _GAMMA = 1 - 1 / math.sqrt(2)
 _FEWEST, _MOST = 2048, 16384  # points
-_FEWEST_OF_MANY = 8192  # to start with, however many parameters there are
+_FEWEST_OF_MANY = 4096  # to start with, however many parameters there are
 
 
 class ScoreDualNested(Scheme):
@@ -32,11 +32,12 @@ class ScoreDualNested(Scheme):
     ----------
     tolerance : float or None, default=None
         Local error of a step, sqrt(e^T F e). None takes 1e-2 where all expectations are
-        quadratures, and 2e-2 where some are means over points.
+        quadratures; where some are means over points 2e-2, in blocks of more than ten coordinates
+        times the root of a tenth of their number: the same for each coordinate.
     n_samples : int or None, default=None
-        Sobol points for blocks of more than two coordinates. None starts with three a parameter, from
-        2048 to 8192, and takes up to 16384 while the sampling error of a step is larger than
-        ``tolerance``.
+        Sobol points for blocks of more than two coordinates. None starts with
+        one and a half a parameter, from 2048 to 4096, and takes up to 16384 while the sampling
+        error of a step is larger than ``tolerance``.
     damping : float or None, default=None
         Added to the diagonal of F, relative to its mean. None takes 1e-5 where expectations are
         quadratures, and 1e-4 where they are means over points.
@@ -141,7 +142,7 @@ class _March:
                     self.blocks.append(QuadratureBlock(flow, indices, equation, centre))
             else:
                 unknowns = sum(flow.factors[i].size for i in indices)
-                enough = 2 ** math.ceil(math.log2(max(_FEWEST, 3 * unknowns)))
+                enough = 2 ** math.ceil(math.log2(max(_FEWEST, 1.5 * unknowns)))
                 n = scheme.n_samples or min(enough, _FEWEST_OF_MANY)
                 damping = 1e-4 if scheme.damping is None else scheme.damping
                 block = SampledBlock(
@@ -150,7 +151,10 @@ class _March:
                 block.renew(generator)
                 self.blocks.append(block)
         exact = all(block.exact for block in self.blocks)
-        self.tolerance = scheme.tolerance or (1e-2 if exact else 2e-2)
+        size = max((len(block.indices) for block in self.blocks if not block.exact), default=0)
+        self.tolerance = scheme.tolerance or (
+            1e-2 if exact else 2e-2 * math.sqrt(max(1, size / 10))
+        )
 
     def split(self, theta: Tensor) -> list[list[Tensor]]:
         parts = self.flow.split(theta)
