@@ -51,7 +51,7 @@ def start(size, folder):
 def finish(processes):
     """Output and errors of each; none may still be waiting after two minutes."""
     try:
-        return [process.communicate(timeout=120) for process in processes]
+        return [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()

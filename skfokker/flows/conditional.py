@@ -87,9 +87,9 @@ class ConditionalFlow(Flow):
     @property
     def factors(self) -> list[Factor]:
         """The conditional densities, in order."""
-        key = (id(self.own), id(self.features), id(self.groups))
+        key = (self.own, self.features, self.groups)
         known, factors = self.__dict__.get("_prepared", (None, None))
-        if known != key:
+        if known is None or any(a is not b for a, b in zip(known, key, strict=True)):
             if not self.chosen:
                 raise ValueError(
                     "this ConditionalFlow() has no functions yet: a fit chooses them, or give it "
