@@ -51,6 +51,7 @@ from .validation import as_tensor, torch_generator
 
 _FIT, _CERTIFY, _SCOUT, _CORRECT = 0, 2, 3, 4  # streams of one seed; 1 is that of the samples
 _N_SCOUTS, _N_DESCENTS, _N_EXPLORERS = 8192, 48, 2048
+_MOST_OF_A_MIXTURE = 24  # dimensions
 _WITHIN_REACH = 2.0  # times tol: an error that one refinement of a coupled march may mend
 
 
@@ -250,7 +251,9 @@ class Solver:
         gaussian, diagonal = initial_shape(self.initial, self.equation.d)
         coupled = not self.structure.separable or not diagonal
         parts = 1
-        hard = coupled and not self.structure.quadratic and self._largest_block() > 2
+        hard = coupled and not self.structure.quadratic
+        # in a plane splines do it better, and in many dimensions a mixture has too many parameters
+        hard = hard and self._largest_block() > 2 and self.equation.d <= _MOST_OF_A_MIXTURE
         if hard and not self._bent() and self.n_modes > 1:
             parts = self._n_parts()
         return choose_flow(
