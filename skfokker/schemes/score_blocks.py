@@ -29,6 +29,8 @@ from ..parallel import ALONE, Reduction
 from ..potentials import PotentialError
 from .points import sobol_normal
 
+_MOST_COLOURS = 24
+
 
 class Diverged(ArithmeticError):
     """A trial step came to parameters at which nothing is finite."""
@@ -260,8 +262,16 @@ class SampledBlock:
         As for :class:`QuadratureBlock`.
     n : int
         Number of points.
+    damping : float or None
+        Of F, relative to its mean diagonal; None takes 1e-4, and 1e-3 in the weak form.
+    interacts : ndarray (d, d) of bool, optional
+        Which coordinates interact in V; all, where not given.
     processes : Reduction
         Among which the points are shared.
+    form : {"auto", "pointwise", "weak"}
+        Whether b is E[phi rho^-1 L* rho] or -E[grad phi . g]. The former has no sampling error
+        where the family follows the equation, but needs the Laplacian of V: two gradients for each
+        of the colours of the graph of V. "auto" takes it up to 24 of them.
     """
 
     exact = False
@@ -275,21 +285,25 @@ class SampledBlock:
         equation: FokkerPlanck,
         centre: Tensor,
         n: int,
-        damping: float,
-        interacts,
+        damping: float | None = None,
+        interacts=None,
         processes: Reduction = ALONE,
+        form: str = "auto",
     ):
         self.flow, self.indices, self.equation = flow, list(indices), equation
         self.factors = [flow.factors[i] for i in self.indices]
         self.centre, self.n, self.fewest, self.processes = centre, n, n, processes
         order = flow._order(len(centre))
         self.columns = [order[i] for i in self.indices]
+        self.last, self.pointwise = None, form == "pointwise"
+        if form != "weak":
+            ties = np.ones((len(centre),) * 2, bool) if interacts is None else interacts
+            groups = colour(ties[np.ix_(self.columns, self.columns)])
+            self.colours = [torch.tensor(self.columns)[group] for group in groups]
+            self.pointwise = self.pointwise or len(groups) <= _MOST_COLOURS
+        if damping is None:
+            damping = 1e-4 if self.pointwise else 1e-3
         self.damping = damping
-        self.colours, self.last = None, None
-        self.pointwise = interacts is not None
-        if self.pointwise:
-            inner = interacts[np.ix_(self.columns, self.columns)]
-            self.colours = [torch.tensor(self.columns)[group] for group in colour(inner)]
 
     def renew(self, generator: torch.Generator) -> None:
         """Draw new points."""
@@ -340,7 +354,8 @@ class SampledBlock:
         for at, phi in zip(states, scores, strict=True):
             sums += [phi.T @ phi, energy @ phi]
             if not self.pointwise:
-                sums.append(-self._pull(at, driving)[1])
+                pulled, spread = self._pull(at, driving)
+                sums += [-pulled, spread]
             if full:
                 sums.append(self._stiffness(at))
         total = iter(t / n for t in self.processes.sum(*sums))
@@ -350,19 +365,31 @@ class SampledBlock:
             out.potential_scores.append(next(total))
             if not self.pointwise:
                 out.force.append(next(total))
+                out.noise += self._noise(out.metric[-1], out.force[-1], next(total))
             if full:
                 out.stiffness.append(beta * next(total))
         if self.pointwise:
             self._regress(out, scores, self._right(z, states, gradient[:, order], y))
         return out
 
-    def _pull(self, at, driving: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """grad phi . g in its parts, and its sum over points (m_i,)."""
+    def _pull(self, at, driving: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over points of grad phi . g (m_i,) and of its square (m_i, m_i)."""
+        few = slice(None, None, self.coarser)
         factor, products = at.local.factor, at.local.products
-        along = products.along(driving)
+        a, along, phi = products.values, products.along(driving), at.phi[:, 0]
         psi, _ = at.phi_moved(along @ at.local.table)
         own = driving[:, factor.index, None] * at.phi_own[:, 0] + psi[:, 0]
-        return (along, own), factor.pick(products.values.T @ own + along.T @ at.phi[:, 0])
+        pulls = factor.expand(a[few], own[few]) + factor.expand(along[few], phi[few])
+        return factor.pick(a.T @ own + along.T @ phi), pulls.T @ pulls * self.coarser
+
+    def _noise(self, metric: Tensor, force: Tensor, square: Tensor) -> float:
+        """Expected square of the error of F^-1 b in the norm of F, from E[(grad phi . g)^2]."""
+        damped = metric + self.damping * metric.diagonal().mean() * torch.eye(len(force)).to(metric)
+        root, info = torch.linalg.cholesky_ex(damped)
+        if int(info):
+            raise Diverged
+        spread = square - torch.outer(force, force)
+        return float(torch.cholesky_solve(spread, root).diagonal().sum()) / self.n
 
     def _stiffness(self, at) -> Tensor:
         """Sum over points of grad phi grad phi^T (m_i, m_i)."""
@@ -389,6 +416,7 @@ class SampledBlock:
                 y,
                 steps(y),
                 self.colours,
+                torch.Generator().manual_seed(0),
             )
         here, s = gradient[:, self.indices], score[:, self.indices]
         return laplacian + (here * s).sum(1) + self.equation.beta * (curvature + s.square().sum(1))

@@ -40,13 +40,19 @@ class ScoreDualNested(Scheme):
         error of a step is larger than ``tolerance``.
     damping : float or None, default=None
         Added to the diagonal of F, relative to its mean. None takes 1e-5 where expectations are
-        quadratures, and 1e-4 where they are means over points.
+        quadratures, and 1e-4 where they are means over points
+        (1e-3 in the weak form).
     first_step : float, default=1e-4
         First step, relative to the span.
     max_step : float or None, default=None
         Largest step; None allows a tenth of the span.
     max_steps : int, default=5000
         Give up after that many steps.
+    form : {"auto", "pointwise", "weak"}, default="auto"
+        How b is computed for blocks of more than two coordinates: as E[phi rho^-1 L* rho], which
+        has no sampling error where the family follows the equation but needs the Laplacian of V
+        (two gradients for each colour of its graph), or as -E[grad phi . g], which needs grad V
+        alone. "auto" takes the former for up to 24 colours.
 
     Raises
     ------
@@ -70,6 +76,7 @@ class ScoreDualNested(Scheme):
         first_step: float = 1e-4,
         max_step: float | None = None,
         max_steps: int = 5000,
+        form: str = "auto",
     ):
         self.tolerance = tolerance
         self.n_samples = n_samples
@@ -77,8 +84,19 @@ class ScoreDualNested(Scheme):
         self.first_step = first_step
         self.max_step = max_step
         self.max_steps = max_steps
+        self.form = form
 
     def steps(self, equation, flow, theta, t_start, t_end, generator):
+        if self.form not in ("auto", "pointwise", "weak"):
+            raise ValueError(
+                f"form of ScoreDualNested must be 'auto', 'pointwise' or 'weak', got {self.form!r}"
+            )
+        if not flow.marched_by_scores:
+            raise ValueError(
+                f"ScoreDualNested marches families whose scores are at hand, such as "
+                f"ConditionalFlow(), but flow={flow!r}: leave scheme out, or take "
+                "LeastSquaresNested()."
+            )
         march = _March(self, equation, flow, theta, generator)
         span = t_end - t_start
         largest = self.max_step or span / 10
@@ -144,9 +162,16 @@ class _March:
                 unknowns = sum(flow.factors[i].size for i in indices)
                 enough = 2 ** math.ceil(math.log2(max(_FEWEST, 1.5 * unknowns)))
                 n = scheme.n_samples or min(enough, _FEWEST_OF_MANY)
-                damping = 1e-4 if scheme.damping is None else scheme.damping
                 block = SampledBlock(
-                    flow, indices, equation, centre, n, damping, equation.interacts, self.processes
+                    flow,
+                    indices,
+                    equation,
+                    centre,
+                    n,
+                    scheme.damping,
+                    equation.interacts,
+                    self.processes,
+                    scheme.form,
                 )
                 block.renew(generator)
                 self.blocks.append(block)
@@ -171,7 +196,7 @@ class _March:
     def damped(self, block, metric: Tensor) -> Tensor:
         relative = self.scheme.damping
         if relative is None:
-            relative = 1e-5 if block.exact else 1e-4
+            relative = 1e-5 if block.exact else block.damping
         out = metric.clone()
         out.diagonal().add_(relative * metric.diagonal().mean())
         return out
