@@ -72,7 +72,8 @@ def test_above_the_truth_and_not_far(holes):
         kept = mass > 1e-12
         kl = np.sum(mass[kept] * (log_fitted - log_exact)[kept])
         distance = 0.5 * np.sum(np.abs(mass - np.exp(log_exact) * cell))
-        assert 0 < kl <= fit.certificate_.kl(t)
+        # the fit is closer to the truth than the grid may be
+        assert 0 < kl <= fit.certificate_.kl(t) + exact.error**2 / 2
         assert distance <= fit.certificate_.total_variation(t)
     assert fit.certificate_.kl() < 0.02
     # the velocity of the map itself would certify much less
