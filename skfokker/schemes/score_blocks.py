@@ -346,7 +346,11 @@ class SampledBlock:
         y[:, order] = z
         with self.processes.together():
             value, gradient = self.equation.potential.value_and_grad(y)
-        driving = gradient[:, order] + beta * self.scores(states, z)
+        if self.pointwise:
+            score, curvature = self.curvatures(states, z)
+        else:
+            score = self.scores(states, z)
+        driving = gradient[:, order] + beta * score
         energy = value + beta * sum(at.log_density[:, 0] for at in states)
         here = driving[:, self.indices]
         sums = [here.square().sum()[None], energy.sum()[None]]
@@ -369,7 +373,8 @@ class SampledBlock:
             if full:
                 out.stiffness.append(beta * next(total))
         if self.pointwise:
-            self._regress(out, scores, self._right(z, states, gradient[:, order], y))
+            right = self._right(y, gradient[:, order], score, curvature)
+            self._regress(out, scores, right)
         return out
 
     def _pull(self, at, driving: Tensor) -> tuple[Tensor, Tensor]:
@@ -405,11 +410,15 @@ class SampledBlock:
             stiff = stiff + by.T @ by
         return stiff * self.coarser
 
-    def _right(self, z: Tensor, states, gradient: Tensor, y: Tensor) -> Tensor:
-        """rho^-1 L* rho = Laplacian V + grad V . s + beta (div s + |s|^2) at the points (n,)."""
-        score, curvature = torch.zeros_like(z), torch.zeros_like(z[:, 0])
+    def curvatures(self, states, like: Tensor) -> tuple[Tensor, Tensor]:
+        """grad log rho (n, d), in the order of the flow, and its divergence (n,)."""
+        score, curvature = torch.zeros_like(like), torch.zeros_like(like[:, 0])
         for at in states:
             curvature = curvature + at.add_curvature(score)
+        return score, curvature
+
+    def _right(self, y: Tensor, gradient: Tensor, score: Tensor, curvature: Tensor) -> Tensor:
+        """rho^-1 L* rho = Laplacian V + grad V . s + beta (div s + |s|^2) at the points (n,)."""
         with self.processes.together():
             laplacian = divergence(
                 lambda y: self.equation.potential.value_and_grad(y)[1],
