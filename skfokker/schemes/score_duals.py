@@ -15,6 +15,7 @@ from .errors import MarchError
 from .score_blocks import BlockState, Diverged, QuadratureBlock, SampledBlock
 
 _GAMMA = 1 - 1 / math.sqrt(2)
+_KEEP = 3  # steps that points are kept for
 _FEWEST, _MOST = 2048, 16384  # points
 _FEWEST_OF_MANY = 4096  # to start with, however many parameters there are
 
@@ -36,8 +37,8 @@ class ScoreDualNested(Scheme):
         times the root of a tenth of their number: the same for each coordinate.
     n_samples : int or None, default=None
         Sobol points for blocks of more than two coordinates. None starts with
-        one and a half a parameter, from 2048 to 4096, and takes up to 16384 while the sampling
-        error of a step is larger than ``tolerance``.
+        one and a half a parameter, from 2048 to 4096, and takes more (up to twice as many, in the
+        weak form up to 16384) while the sampling error of a step is larger than ``tolerance``.
     damping : float or None, default=None
         Added to the diagonal of F, relative to its mean. None takes 1e-5 where expectations are
         quadratures, and 1e-4 where they are means over points
@@ -149,7 +150,7 @@ class _March:
 
     def __init__(self, scheme, equation: FokkerPlanck, flow, theta: Tensor, generator):
         self.scheme, self.flow, self.generator = scheme, flow, generator
-        self.evaluations, self.failure = 0, None
+        self.evaluations, self.failure, self.age = 0, None, 0
         d = equation.d
         centre = flow.centre(d).to(theta)
         self.processes = parallel.reduction()
@@ -173,6 +174,8 @@ class _March:
                     self.processes,
                     scheme.form,
                 )
+                # what the family cannot follow is its own error; twice the points hardly lower it
+                block.most = 2 * n if block.pointwise else _MOST
                 block.renew(generator)
                 self.blocks.append(block)
         exact = all(block.exact for block in self.blocks)
@@ -220,11 +223,17 @@ class _March:
         return out
 
     def renew(self, now: _State, h: float) -> None:
-        """New points, as many as the sampling error of a step asks for."""
+        """New points after a few steps, as many as the sampling error of a step asks for.
+
+        With new points at every step the march runs after another rest at each.
+        """
+        self.age += 1
+        if self.age % _KEEP:
+            return
         for block, state in zip(self.blocks, now.blocks, strict=True):
             if not block.exact and self.scheme.n_samples is None:
                 error = h * math.sqrt(max(state.noise, 0.0)) / self.tolerance
-                if error > 1 and block.n < _MOST:
+                if error > 1 and block.n < block.most:
                     block.n *= 2
                 elif error < 1 / 4 and block.n > block.fewest:
                     block.n //= 2
