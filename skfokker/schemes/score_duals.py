@@ -37,8 +37,8 @@ class ScoreDualNested(Scheme):
         times the root of a tenth of their number: the same for each coordinate.
     n_samples : int or None, default=None
         Sobol points for blocks of more than two coordinates. None starts with
-        one and a half a parameter, from 2048 to 4096, and takes more (up to twice as many, in the
-        weak form up to 16384) while the sampling error of a step is larger than ``tolerance``.
+        one and a half a parameter, from 2048 to 4096; in the weak form it takes up to 16384 while
+        the sampling error of a step is larger than ``tolerance``.
     damping : float or None, default=None
         Added to the diagonal of F, relative to its mean. None takes 1e-5 where expectations are
         quadratures, and 1e-4 where they are means over points
@@ -174,8 +174,8 @@ class _March:
                     self.processes,
                     scheme.form,
                 )
-                # what the family cannot follow is its own error; twice the points hardly lower it
-                block.most = 2 * n if block.pointwise else _MOST
+                # what the family cannot follow is its own error, which more points do not lower
+                block.most = n if block.pointwise else _MOST
                 block.renew(generator)
                 self.blocks.append(block)
         exact = all(block.exact for block in self.blocks)
