@@ -1,10 +1,11 @@
 """
-Coupled coordinates: Rosenbrock's valley in thirty dimensions
-=============================================================
+Coupled coordinates: Rosenbrock's valley
+========================================
 
-V(x) = (3/50) sum_k 10 (x_{k+1} - x_k^2)^2 + (x_k - 1)^2 in d dimensions (section 6.2.2 has d = 10),
-beta = 1, from N(0, I) to t = 1. Every coordinate depends on its neighbour through a square. There
-is no exact solution: the law is asked for the likelihood of particles that it has not seen.
+V(x) = (3/50) sum_k 10 (x_{k+1} - x_k^2)^2 + (x_k - 1)^2 in d = 10 dimensions (section 6.2.2), or as
+many as `--dimension` says; beta = 1, from N(0, I) to t = 1. Every coordinate depends on its
+neighbour through a square. There is no exact solution: the law is asked for the likelihood of
+particles that it has not seen.
 """
 
 import argparse
@@ -22,9 +23,9 @@ from skfokker import ParametricFokkerPlanck, problems
 from skfokker.reference import gaussian_log_density
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--dimension", type=int, default=30, choices=[2, 10, 30, 100])
+parser.add_argument("--dimension", type=int, default=10, choices=[2, 10, 30, 100])
 parser.add_argument("--particles", type=int, default=10_000)
-parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--threads", type=int, default=1)
 arguments = parser.parse_args()
 torch.set_num_threads(arguments.threads)
 problem = problems.load(f"rosenbrock-{arguments.dimension}d")
