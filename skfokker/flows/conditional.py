@@ -30,6 +30,7 @@ from .bases import ORDER, as_basis, as_cells
 from .inverse import _Solve
 
 _LOG_2PI = math.log(2 * math.pi)
+_EXACT = 1e-8  # relative error of a linear function that the products hold
 
 
 class ConditionalFlow(Flow):
@@ -155,7 +156,7 @@ class ConditionalFlow(Flow):
     def with_affine(self, theta, mean, scale):
         """Parameters of N(mean, scale scale^T), theta being that of N(0, I) or None.
 
-        Exact where the features hold the linear functions, and as far as they reach.
+        Exact as far as the features reach; None where they do not hold the linear functions.
         """
         if theta is not None and not torch.equal(theta.cpu(), self.init(len(mean))):
             return None
@@ -165,6 +166,8 @@ class ConditionalFlow(Flow):
         root = torch.linalg.cholesky(covariance)
         whitener = torch.linalg.inv(root)
         parts = [f.gaussian(mean[order], whitener[i]) for i, f in enumerate(self.factors)]
+        if any(part is None for part in parts):
+            return None
         out = torch.cat(parts)
         return out if theta is None else out.to(theta)
 
@@ -394,9 +397,12 @@ class Factor:
         """The factor at these prefixes."""
         return Local(self, self.table(theta), products)
 
-    def gaussian(self, mean: Tensor, row: Tensor) -> Tensor:
-        """theta of S_i = sum_j row_j (y_j - mean_j)."""
+    def gaussian(self, mean: Tensor, row: Tensor) -> Tensor | None:
+        """theta of S_i = sum_j row_j (y_j - mean_j); None where the products do not hold that."""
         i = self.index
+        others = [j for j in range(i) if j not in self.parents]
+        if (row[others].abs() > _EXACT * row[: i + 1].abs().max()).any():
+            return None
         generator = np.random.default_rng(0)
         count = 4 * self.n_products + 50
         z = np.zeros((count, i))
@@ -405,11 +411,13 @@ class Factor:
             z[:, j] = generator.uniform(basis.lower, basis.upper, count)
         z = torch.from_numpy(z)
         anchor = self.cells.edges[self.cells.middle]
-        target = (z - mean[:i]) @ row[:i] + row[i] * (anchor - mean[i])
+        shift = (z - mean[:i])[:, self.parents] @ row[self.parents] + row[i] * (anchor - mean[i])
         products = self.products(z).values
         table = torch.zeros(self.n_products, 1 + self.n_own, dtype=torch.float64)
-        table[:, 0] = _least_squares(products, target)
-        constant = _least_squares(products, torch.ones_like(target))
+        table[:, 0] = _least_squares(products, shift)
+        if ((products @ table[:, 0] - shift).abs() > _EXACT * (1 + shift.abs().max())).any():
+            return None
+        constant = _least_squares(products, torch.ones_like(shift))
         ones = _least_squares(self.on_nodes, torch.ones(len(self.on_nodes)).to(self.on_nodes))
         table[:, 1:] = row[i].log() * constant[:, None] * ones
         return self.pick(table)
@@ -621,18 +629,13 @@ class Points:
         latent = change[:, :1] + self._risen(by_coefficients)
         return latent, self._contract(self.own, by_coefficients)
 
-    def moved(self, change: Tensor) -> tuple[Tensor, Tensor]:
-        """Derivatives of S_i (P, Q) and of I_b (P, Q, nB); ``change`` as for :meth:`along`."""
+    def phi_moved(self, change: Tensor) -> Tensor:
+        """The derivative of phi_ab / A_a (P, Q, 1 + nB); ``change`` as for :meth:`along`."""
         by_coefficients = change[:, 1:]
-        latent = change[:, :1] + self._risen(by_coefficients)
-        return latent, self._weighted(by_coefficients)
-
-    def phi_moved(self, change: Tensor) -> tuple[Tensor, Tensor]:
-        """The derivative of phi_ab / A_a (P, Q, 1 + nB), and that of S_i (P, Q)."""
-        latent, integrals = self.moved(change)
-        d = latent[..., None]
-        scores = -d * self.integrals - self.latent[..., None] * integrals
-        return torch.cat([-d, scores], -1), latent
+        latent = (change[:, :1] + self._risen(by_coefficients))[..., None]
+        integrals = self._weighted(by_coefficients)
+        scores = -latent * self.integrals - self.latent[..., None] * integrals
+        return torch.cat([-latent, scores], -1)
 
     def curvature(self, change: Tensor, bend: Tensor) -> tuple[Tensor, Tensor]:
         """First and second derivative of log p_i (P, Q) in one coordinate before.

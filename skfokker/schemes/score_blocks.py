@@ -58,8 +58,6 @@ class BlockState:
         Expected square, in the metric, of the sampling error of theta'.
     rate : list of Tensor (m_i,) or None
         theta', where it is not F^-1 b of this state.
-    imbalance : float
-        E eps^2, eps = phi . theta' - rho^-1 L* rho, where that was computed.
     """
 
     force: list[Tensor]
@@ -70,7 +68,6 @@ class BlockState:
     potential_scores: list[Tensor] = field(default_factory=list)
     noise: float = 0.0
     rate: list[Tensor] | None = None
-    imbalance: float = math.nan
 
 
 def kron_sum(left: Tensor, right: Tensor, inner: Tensor) -> Tensor:
@@ -224,7 +221,7 @@ class QuadratureBlock:
             right = torch.zeros_like(at.local.table)
             moves = []
             for j, table in derivatives.items():
-                psi, _ = at.phi_moved(table @ at.local.table)
+                psi = at.phi_moved(table @ at.local.table)
                 force = given(driving[self.indices.index(j)])
                 pull = pull + (force[:, None] @ psi)[:, 0]
                 right = right + table.T @ (force[:, None] @ phi)[:, 0]
@@ -382,7 +379,7 @@ class SampledBlock:
         few = slice(None, None, self.coarser)
         factor, products = at.local.factor, at.local.products
         a, along, phi = products.values, products.along(driving), at.phi[:, 0]
-        psi, _ = at.phi_moved(along @ at.local.table)
+        psi = at.phi_moved(along @ at.local.table)
         own = driving[:, factor.index, None] * at.phi_own[:, 0] + psi[:, 0]
         pulls = factor.expand(a[few], own[few]) + factor.expand(along[few], phi[few])
         return factor.pick(a.T @ own + along.T @ phi), pulls.T @ pulls * self.coarser
@@ -405,7 +402,7 @@ class SampledBlock:
         stiff, at = slopes.T @ slopes, at.rows(few)
         for j in self._stiff_parents(factor):
             table = products.derivative(j)[few]
-            psi, _ = at.phi_moved(table @ at.local.table)
+            psi = at.phi_moved(table @ at.local.table)
             by = factor.expand(a, psi[:, 0]) + factor.expand(table, phi)
             stiff = stiff + by.T @ by
         return stiff * self.coarser
