@@ -19,6 +19,8 @@ from __future__ import annotations
 import copy
 from functools import cached_property
 
+import math
+
 import numpy as np
 import torch
 from scipy import linalg
@@ -30,7 +32,8 @@ from .flows.bases import CubicSplines
 from .parallel import reduction
 from .potentials import PotentialError
 from .schemes.points import sobol_normal
-from .schemes.score_blocks import QuadratureBlock
+from .schemes.quadrature_block import QuadratureBlock
+from .schemes.score_blocks import Diverged
 from .trajectory import Trajectory
 
 _ALL = slice(None)
@@ -81,7 +84,7 @@ class PlanarLook:
         centre = flow.centre(d).to(trajectory.device)
         with reduction().together():  # all points on every process
             self.planes = [
-                Plane(QuadratureBlock(flow, indices, equation, centre, refinement))
+                Plane(QuadratureBlock(flow, indices, equation, centre, refinement=refinement))
                 for indices in flow.blocks()
             ]
 
@@ -162,8 +165,11 @@ class Plane:
         return torch.where(torch.isfinite(value), value, 0.0).view(block.shape)
 
     def mass(self, thetas: list[Tensor]) -> float:
-        """Mass of the block's law on the grid."""
-        return float(self.block.points(thetas)[1].sum())
+        """Mass of the block's law on the grid; NaN where much of it is elsewhere."""
+        try:
+            return float(self.block.points(thetas)[1].sum())
+        except Diverged:
+            return math.nan
 
     def fields(self, thetas: list[Tensor], rates: list[Tensor], where: slice = _ALL):
         """Weights, r, s (one array a coordinate) and eps on the grid.

@@ -18,7 +18,8 @@ from skfokker.potentials.adapters import CallablePotential
 from skfokker.reference import finite_volumes_2d
 from skfokker.schemes import MarchError, ScoreDualNested
 from skfokker.schemes.points import sobol_normal
-from skfokker.schemes.score_blocks import QuadratureBlock, SampledBlock
+from skfokker.schemes.quadrature_block import QuadratureBlock
+from skfokker.schemes.sampled_block import SampledBlock
 
 KINDS = ["polynomials", "splines"]
 
@@ -122,7 +123,7 @@ def test_sampled_systems_are_those_of_the_quadrature(kind):
     # so close to N(0, I) that there is no mass beyond the nodes
     theta, problem, centre = moved(flow, 2, 0.04), equation(wells, 2), torch.zeros(2).double()
     exact = QuadratureBlock(flow, [0, 1], problem, centre).state(list(flow.split(theta)))
-    block = SampledBlock(flow, [0, 1], problem, centre, 2**14, 1e-9, form="weak")
+    block = SampledBlock(flow, [0, 1], problem, centre, 1e-9, 2**14, form="weak")
     block.renew(torch.Generator().manual_seed(0))
     sampled = block.state(list(flow.split(theta)))
     assert sampled.driving == pytest.approx(exact.driving, rel=0.02)
@@ -131,7 +132,7 @@ def test_sampled_systems_are_those_of_the_quadrature(kind):
         for a, b in zip(getattr(sampled, name), getattr(exact, name), strict=True):
             assert (a - b).norm() < within * b.norm(), name
     # by the regression on what the equation asks of log rho, at points; neither knows the other
-    block = SampledBlock(flow, [0, 1], problem, centre, 2**16, 1e-5, np.ones((2, 2), dtype=bool))
+    block = SampledBlock(flow, [0, 1], problem, centre, 1e-5, 2**16)
     block.renew(torch.Generator().manual_seed(0))
     rate = block.state(list(flow.split(theta))).rate
     for a, b, metric in zip(rate, exact.force, exact.metric, strict=True):

@@ -12,12 +12,12 @@ from ..equation import FokkerPlanck
 from ..potentials import PotentialError
 from .base import Scheme, Step
 from .errors import MarchError
-from .score_blocks import BlockState, Diverged, QuadratureBlock, SampledBlock
+from .quadrature_block import QuadratureBlock
+from .sampled_block import SampledBlock
+from .score_blocks import Block, BlockState, Diverged
 
 _GAMMA = 1 - 1 / math.sqrt(2)
 _KEEP = 3  # steps that points are kept for
-_FEWEST, _MOST = 2048, 16384  # points
-_FEWEST_OF_MANY = 4096  # to start with, however many parameters there are
 
 
 class ScoreDualNested(Scheme):
@@ -139,50 +139,41 @@ class ScoreDualNested(Scheme):
 class _State:
     """theta with its systems."""
 
-    def __init__(self, theta: Tensor, blocks: list[BlockState]):
-        self.theta, self.blocks = theta, blocks
-        self.rate: list[list[Tensor]] = []
-        self.velocity: Tensor | None = None
+    def __init__(self, theta: Tensor, blocks: list[BlockState], velocity: Tensor):
+        self.theta, self.blocks, self.velocity = theta, blocks, velocity
 
 
 class _March:
     """What a step needs: the blocks and how they stand in theta."""
 
     def __init__(self, scheme, equation: FokkerPlanck, flow, theta: Tensor, generator):
-        self.scheme, self.flow, self.generator = scheme, flow, generator
+        self.flow, self.generator = flow, generator
         self.evaluations, self.failure, self.age = 0, None, 0
-        d = equation.d
-        centre = flow.centre(d).to(theta)
-        self.processes = parallel.reduction()
-        self.blocks = []
+        self.processes, centre = parallel.reduction(), flow.centre(equation.d).to(theta)
+        self.blocks: list[Block] = []
         for indices in flow.blocks():
-            if len(indices) <= QuadratureBlock.largest:
-                with self.processes.together():
-                    self.blocks.append(QuadratureBlock(flow, indices, equation, centre))
-            else:
-                unknowns = sum(flow.factors[i].size for i in indices)
-                enough = 2 ** math.ceil(math.log2(max(_FEWEST, 1.5 * unknowns)))
-                n = scheme.n_samples or min(enough, _FEWEST_OF_MANY)
+            place = flow, indices, equation, centre, scheme.damping
+            block = self._quadrature(theta, *place)
+            if block is None:
                 block = SampledBlock(
-                    flow,
-                    indices,
-                    equation,
-                    centre,
-                    n,
-                    scheme.damping,
-                    equation.interacts,
-                    self.processes,
-                    scheme.form,
+                    *place, scheme.n_samples, equation.interacts, scheme.form, self.processes
                 )
-                # what the family cannot follow is its own error, which more points do not lower
-                block.most = n if block.pointwise else _MOST
-                block.renew(generator)
-                self.blocks.append(block)
-        exact = all(block.exact for block in self.blocks)
-        size = max((len(block.indices) for block in self.blocks if not block.exact), default=0)
-        self.tolerance = scheme.tolerance or (
-            1e-2 if exact else 2e-2 * math.sqrt(max(1, size / 10))
-        )
+            block.renew(generator)
+            self.blocks.append(block)
+        self.tolerance = scheme.tolerance or max(block.tolerance for block in self.blocks)
+
+    def _quadrature(self, theta: Tensor, flow, indices, *rest) -> QuadratureBlock | None:
+        """Expectations by quadrature, for few coordinates whose law the nodes resolve."""
+        if len(indices) > QuadratureBlock.largest:
+            return None
+        parts = flow.split(theta)
+        with self.processes.together():
+            block = QuadratureBlock(flow, indices, *rest)
+            try:
+                block.points([parts[i] for i in indices])
+            except Diverged:
+                return None
+        return block
 
     def split(self, theta: Tensor) -> list[list[Tensor]]:
         parts = self.flow.split(theta)
@@ -196,31 +187,13 @@ class _March:
                 out[i] = vector
         return torch.cat(out)
 
-    def damped(self, block, metric: Tensor) -> Tensor:
-        relative = self.scheme.damping
-        if relative is None:
-            relative = 1e-5 if block.exact else block.damping
-        out = metric.clone()
-        out.diagonal().add_(relative * metric.diagonal().mean())
-        return out
-
     def evaluate(self, theta: Tensor, full: bool = True) -> _State:
         self.evaluations += 1
         if not torch.isfinite(theta).all():
             raise Diverged
-        parts = self.split(theta)
-        state = _State(theta, [b.state(p, full) for b, p in zip(self.blocks, parts, strict=True)])
-        state.rate = self._rates(state)
-        state.velocity = self.join(state.rate)
-        return state
-
-    def _rates(self, state: _State) -> list[list[Tensor]]:
-        """theta' = F^-1 b, coordinate by coordinate."""
-        out = []
-        for block, s in zip(self.blocks, state.blocks, strict=True):
-            pairs = zip(s.metric, s.force, strict=True)
-            out.append(s.rate or [torch.linalg.solve(self.damped(block, f), b) for f, b in pairs])
-        return out
+        pairs = zip(self.blocks, self.split(theta), strict=True)
+        states = [block.state(parts, full) for block, parts in pairs]
+        return _State(theta, states, self.join([state.rate for state in states]))
 
     def renew(self, now: _State, h: float) -> None:
         """New points after a few steps, as many as the sampling error of a step asks for.
@@ -231,13 +204,7 @@ class _March:
         if self.age % _KEEP:
             return
         for block, state in zip(self.blocks, now.blocks, strict=True):
-            if not block.exact and self.scheme.n_samples is None:
-                error = h * math.sqrt(max(state.noise, 0.0)) / self.tolerance
-                if error > 1 and block.n < block.most:
-                    block.n *= 2
-                elif error < 1 / 4 and block.n > block.fewest:
-                    block.n //= 2
-            block.renew(self.generator)
+            block.renew(self.generator, h * math.sqrt(max(state.noise, 0.0)) / self.tolerance)
 
     def step(self, now: _State, h: float) -> tuple[_State, float]:
         """The state at t + h, and its error relative to the one allowed."""
@@ -254,9 +221,8 @@ class _March:
         first, factors = [], []
         for block, state in zip(self.blocks, now.blocks, strict=True):
             ks, lus = [], []
-            rates = now.rate[len(first)]
-            for f, k, rate in zip(state.metric, state.stiffness, rates, strict=True):
-                metric = self.damped(block, f)
+            for f, k, rate in zip(state.metric, state.stiffness, state.rate, strict=True):
+                metric = block.damped(f)
                 root, info = torch.linalg.cholesky_ex(metric + _GAMMA * h * k)
                 if int(info):
                     raise Diverged
@@ -266,9 +232,9 @@ class _March:
             factors.append(lus)
         middle = self.evaluate(now.theta + h * self.join(first), full=False)
         second, square = [], 0.0
-        for k1, rate, lus, state in zip(first, middle.rate, factors, now.blocks, strict=True):
+        for k1, then, lus, state in zip(first, middle.blocks, factors, now.blocks, strict=True):
             ks = []
-            for a, f, (metric, root), fisher in zip(k1, rate, lus, state.metric, strict=True):
+            for a, f, (metric, root), fisher in zip(k1, then.rate, lus, state.metric, strict=True):
                 b = torch.cholesky_solve((metric @ (f - 2 * a))[:, None], root)[:, 0]
                 e = 0.5 * h * (a + b)
                 square += float(e @ fisher @ e)
@@ -284,8 +250,8 @@ class _March:
     def record(self, now: _State, rejected: int) -> dict:
         dissipation = -sum(
             float(u @ rate)
-            for state, rates in zip(now.blocks, now.rate, strict=True)
-            for u, rate in zip(state.potential_scores, rates, strict=True)
+            for state in now.blocks
+            for u, rate in zip(state.potential_scores, state.rate, strict=True)
         )
         evaluations, self.evaluations = self.evaluations, 0
         return {
@@ -295,5 +261,5 @@ class _March:
             "evaluations": evaluations,
             "rejected": rejected,
             "tolerance": self.tolerance,
-            "n_samples": max((b.n for b in self.blocks if not b.exact), default=0),
+            "n_samples": max(block.n for block in self.blocks),
         }

@@ -1,0 +1,270 @@
+"""Blocks of more than two coordinates: expectations over points pushed through the map."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..divergence import colour, divergence, steps
+from ..equation import FokkerPlanck
+from ..flows.conditional import ConditionalFlow, Tables
+from ..parallel import ALONE, Reduction
+from .points import draw_seed, sobol_normal
+from .score_blocks import Block, BlockState, Diverged
+
+_MOST_COLOURS = 24
+_FEWEST, _MOST = 2048, 16384  # points
+_FEWEST_OF_MANY = 4096  # to start with, however many parameters there are
+
+
+class SampledBlock(Block):
+    """Any number of coordinates, their expectations over Sobol points pushed through the map.
+
+    Parameters
+    ----------
+    flow, indices, equation, centre, damping
+        As for :class:`~.score_blocks.Block`; a damping of None is 1e-4, and 1e-3 in the weak form.
+    n_samples : int or None
+        Number of points; None starts with one and a half a parameter, from 2048 to 4096, and takes
+        up to 16384 in the weak form.
+    interacts : ndarray (d, d) of bool, optional
+        Which coordinates interact in V; all, where not given.
+    form : {"auto", "pointwise", "weak"}
+        Whether b is E[phi rho^-1 L* rho] or -E[grad phi . g]. The former has no sampling error
+        where the family follows the equation, but needs the Laplacian of V: two gradients for each
+        of the colours of the graph of V. "auto" takes it up to 24 of them.
+    processes : Reduction
+        Among which the points are shared.
+    """
+
+    most_direct = 500  # parameters of which the whole Gram matrix is factorised
+    coarser = 4  # of so many points one is enough for the stiffness and for the noise
+
+    def __init__(
+        self,
+        flow: ConditionalFlow,
+        indices,
+        equation: FokkerPlanck,
+        centre: Tensor,
+        damping: float | None = None,
+        n_samples: int | None = None,
+        interacts=None,
+        form: str = "auto",
+        processes: Reduction = ALONE,
+    ):
+        super().__init__(flow, indices, equation, centre, damping)
+        ties = np.ones((len(centre),) * 2, bool) if interacts is None else interacts
+        groups = colour(ties[np.ix_(self.columns, self.columns)])
+        self.colours = [torch.tensor(self.columns)[group] for group in groups]
+        few = len(groups) <= _MOST_COLOURS
+        self.pointwise = form == "pointwise" or (form == "auto" and few)
+        if damping is None:
+            self.damping = 1e-4 if self.pointwise else 1e-3
+        unknowns = sum(factor.size for factor in self.factors)
+        enough = 2 ** math.ceil(math.log2(max(_FEWEST, 1.5 * unknowns)))
+        self.n = self.fewest = n_samples or min(enough, _FEWEST_OF_MANY)
+        # what the family cannot follow is its own error, which more points do not lower
+        self.most = self.n if n_samples or self.pointwise else _MOST
+        self.tolerance = 2e-2 * math.sqrt(max(1.0, len(self.indices) / 10))
+        self.processes, self.last = processes, None
+
+    def renew(self, generator, error=0.0):
+        if error > 1 and self.n < self.most:
+            self.n *= 2
+        elif error < 1 / 4 and self.n > self.fewest:
+            self.n //= 2
+        x = sobol_normal(self.n, len(self.indices), draw_seed(generator)).to(self.centre)
+        self.x = self.processes.share(x)
+
+    def push(self, thetas: list[Tensor]):
+        """Points in the order of the flow (n, d), with the factors there; their latents differ
+        from the Sobol points by the error of an interpolation, which is of no consequence."""
+        z = self.centre[self.order].repeat(len(self.x), 1)
+        tables, states = Tables(self.factors[0].bases, z), []
+        for k, (factor, theta) in enumerate(zip(self.factors, thetas, strict=True)):
+            local = factor.local(theta, factor.products(tables))
+            z[:, factor.index] = local.quantile(self.x[:, k], exact=False)
+            states.append(local.at_samples(z[:, factor.index]))
+        return z, states
+
+    def scores(self, states, like: Tensor) -> Tensor:
+        """grad log rho (n, d), in the order of the flow."""
+        out = torch.zeros_like(like)
+        for at in states:
+            factor = at.local.factor
+            out[:, factor.index] += at.score[:, 0]
+            weights = at.phi[:, 0] @ at.local.table.T
+            for j, value in at.local.products.pull(weights):
+                out[:, j] += value
+        return out
+
+    def state(self, thetas: list[Tensor], full: bool = True) -> BlockState:
+        beta, n = self.equation.beta, self.n
+        z, states = self.push(thetas)
+        if not torch.isfinite(z).all():
+            raise Diverged
+        y = torch.empty_like(z)
+        y[:, self.order] = z
+        with self.processes.together():
+            value, gradient = self.equation.potential.value_and_grad(y)
+        if self.pointwise:
+            score, curvature = self.curvatures(states, z)
+        else:
+            score = self.scores(states, z)
+        driving = gradient[:, self.order] + beta * score
+        energy = value + beta * sum(at.log_density[:, 0] for at in states)
+        here = driving[:, self.indices]
+        sums = [here.square().sum()[None], energy.sum()[None]]
+        scores = [at.local.factor.expand(at.local.products.values, at.phi[:, 0]) for at in states]
+        for at, phi in zip(states, scores, strict=True):
+            sums += [phi.T @ phi, energy @ phi]
+            if not self.pointwise:
+                pulled, spread = self._pull(at, driving)
+                sums += [-pulled, spread]
+            if full:
+                sums.append(self._stiffness(at))
+        total = iter(t / n for t in self.processes.sum(*sums))
+        out = BlockState(driving=float(next(total)), free_energy=float(next(total)))
+        for _ in states:
+            out.metric.append(next(total))
+            out.potential_scores.append(next(total))
+            if not self.pointwise:
+                out.force.append(next(total))
+                out.noise += self._noise(out.metric[-1], out.force[-1], next(total))
+            if full:
+                out.stiffness.append(beta * next(total))
+        if self.pointwise:
+            right = self._right(y, gradient[:, self.order], score, curvature)
+            self._regress(out, scores, right)
+        else:
+            out.rate = self.solved(out)
+        return out
+
+    def _pull(self, at, driving: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over points of grad phi . g (m_i,) and of its square (m_i, m_i)."""
+        few = slice(None, None, self.coarser)
+        factor, products = at.local.factor, at.local.products
+        a, along, phi = products.values, products.along(driving), at.phi[:, 0]
+        psi = at.phi_moved(along @ at.local.table)
+        own = driving[:, factor.index, None] * at.phi_own[:, 0] + psi[:, 0]
+        pulls = factor.expand(a[few], own[few]) + factor.expand(along[few], phi[few])
+        return factor.pick(a.T @ own + along.T @ phi), pulls.T @ pulls * self.coarser
+
+    def _noise(self, metric: Tensor, force: Tensor, square: Tensor) -> float:
+        """Expected square of the error of F^-1 b in the norm of F, from E[(grad phi . g)^2]."""
+        root = torch.linalg.cholesky(self.damped(metric))
+        spread = square - torch.outer(force, force)
+        return float(torch.cholesky_solve(spread, root).diagonal().sum()) / self.n
+
+    def _stiffness(self, at) -> Tensor:
+        """Sum over points of grad phi grad phi^T (m_i, m_i)."""
+        few = slice(None, None, self.coarser)
+        factor, products = at.local.factor, at.local.products
+        a, phi = products.values[few], at.phi[few, 0]
+        slopes = factor.expand(a, at.phi_own[few, 0])
+        stiff, at = slopes.T @ slopes, at.rows(few)
+        for j in self._stiff_parents(factor):
+            table = products.derivative(j)[few]
+            psi = at.phi_moved(table @ at.local.table)
+            by = factor.expand(a, psi[:, 0]) + factor.expand(table, phi)
+            stiff = stiff + by.T @ by
+        return stiff * self.coarser
+
+    def curvatures(self, states, like: Tensor) -> tuple[Tensor, Tensor]:
+        """grad log rho (n, d), in the order of the flow, and its divergence (n,)."""
+        score, curvature = torch.zeros_like(like), torch.zeros_like(like[:, 0])
+        for at in states:
+            curvature = curvature + at.add_curvature(score)
+        return score, curvature
+
+    def _right(self, y: Tensor, gradient: Tensor, score: Tensor, curvature: Tensor) -> Tensor:
+        """rho^-1 L* rho = Laplacian V + grad V . s + beta (div s + |s|^2) at the points (n,)."""
+        with self.processes.together():
+            laplacian = divergence(
+                lambda y: self.equation.potential.value_and_grad(y)[1],
+                y,
+                steps(y),
+                self.colours,
+                torch.Generator().manual_seed(0),
+            )
+        here, s = gradient[:, self.indices], score[:, self.indices]
+        return laplacian + (here * s).sum(1) + self.equation.beta * (curvature + s.square().sum(1))
+
+    def _regress(self, out: BlockState, scores: list[Tensor], right: Tensor) -> None:
+        """theta' as the regression of rho^-1 L* rho on the scores, over all coordinates at once.
+
+        F is block diagonal in expectation only; without the blocks between coordinates what the
+        others explain would be noise to each.
+        """
+        sizes = [s.shape[1] for s in scores]
+        right = right - self.processes.sum(right.sum()[None]) / self.n
+        if sum(sizes) <= self.most_direct:
+            self.last = self._solve_at_once(out, torch.cat(scores, 1), right)
+        else:
+            self.last = self._solve_by_gradients(out, scores, right)
+        out.rate = list(self.last.split(sizes))
+        out.force = [m @ r for m, r in zip(out.metric, out.rate, strict=True)]
+
+    def _ridge(self, metrics: list[Tensor]) -> Tensor:
+        """The damping of every parameter."""
+        return torch.cat([self.damping * m.diagonal().mean().expand(len(m)) for m in metrics])
+
+    def _solve_at_once(self, out, phi, right) -> Tensor:
+        gram, force = self.processes.sum(phi.T @ phi, right @ phi)
+        damped = gram / self.n + torch.diag(self._ridge(out.metric))
+        root = torch.linalg.cholesky(damped)
+        return torch.cholesky_solve(force[:, None] / self.n, root)[:, 0]
+
+    def _solve_by_gradients(self, out, scores, right) -> Tensor:
+        """Conjugate gradients from the last theta', with F, block by block, as preconditioner.
+
+        Where there are few more points than parameters, the solution would fit their noise: a few
+        steps from a theta' that other points have given do not.
+        """
+        n, sizes = self.n, [s.shape[1] for s in scores]
+        roots = [torch.linalg.cholesky(self.damped(metric)) for metric in out.metric]
+
+        def explained(rate):
+            parts = zip(scores, rate.split(sizes), strict=True)
+            return sum(phi @ part for phi, part in parts)
+
+        def pulled(values):
+            return self.processes.sum(torch.cat([values @ phi for phi in scores])) / n
+
+        def precondition(v):
+            parts = zip(v.split(sizes), roots, strict=True)
+            return torch.cat([torch.cholesky_solve(p[:, None], r)[:, 0] for p, r in parts])
+
+        ridge = self._ridge(out.metric)
+        rate = right.new_zeros(sum(sizes)) if self.last is None else self.last
+        left = right - explained(rate)
+        gradient = pulled(left) - ridge * rate
+        step = direction = precondition(gradient)
+        size = first = gradient @ step
+        for _ in range(20 if n > 6 * len(rate) else 6):
+            moved = explained(direction)
+            curvature = self.processes.sum(moved.square().sum()[None]) / n
+            length = size / (curvature + direction @ (ridge * direction))
+            rate = rate + length * direction
+            left = left - length * moved
+            gradient = pulled(left) - ridge * rate
+            step = precondition(gradient)
+            size, before = gradient @ step, size
+            if size <= 1e-6 * first:
+                break
+            direction = step + (size / before) * direction
+        return rate
+
+    @staticmethod
+    def _stiff_parents(factor) -> list[int]:
+        """Coordinates in which features are fine enough to make the march stiff."""
+        rich = {
+            j
+            for parents, functions, _ in factor.groups
+            for j, chosen in zip(parents, functions, strict=True)
+            if (chosen.stop - 1 if isinstance(chosen, slice) else max(chosen)) > 2
+        }
+        return sorted(rich)
