@@ -49,11 +49,12 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
     Parameters
     ----------
     flow : Flow, optional
-        Family of maps. None picks a composition that suits the dimension and the potential.
+        Family of maps. None picks one that suits the dimension and the potential (``plan_``).
         The march is then made behind a rotation, where one splits V into independent blocks of
         coordinates that V(x) does not show.
     scheme : Scheme, optional
-        March of the parameters through time. None is ``LeastSquaresNested()``.
+        March of the parameters through time. None is ``ScoreDualNested()`` for conditional
+        densities, and ``LeastSquaresNested()`` for all other families.
     beta : float, default=1.0
         Diffusion coefficient, positive.
     initial : None, (mean, covariance), Gaussian, Distribution, array-like (n, d) or "laplace"
@@ -82,7 +83,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         Certified KL divergence from the exact law, in nats, that is aimed at (see
         ``certificate_``). Where V is a sum over coordinates, the default family or its time steps
         are refined until it is met. Where it cannot be met a ``ConvergenceWarning`` says what
-        limits the fit. It does not drive schemes other than ``LeastSquaresNested``.
+        limits the fit. Schemes other than the two defaults are not judged by it.
     device : str, default="cpu"
         Where the work is done. A device that is not there is replaced by the CPU, with a warning.
     random_state : int, RandomState instance or None, default=None

@@ -17,9 +17,8 @@ Blocks are independent: E|r|^2, E|w|^2 and E|eps| add up.
 from __future__ import annotations
 
 import copy
-from functools import cached_property
-
 import math
+from functools import cached_property
 
 import numpy as np
 import torch

@@ -16,6 +16,8 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from .structure import components
+
 NOISE = 1e-5  # relative size of what is nothing in a Hessian by finite differences
 _STEP = 3e-5  # of these differences, in standard deviations of the start
 _SMALL = 2  # coordinates of a block that needs no splitting
@@ -94,14 +96,6 @@ def find_rotation(
         ):
             return None
     return rotation
-
-
-def components(interacts: np.ndarray, covariance: Tensor) -> list[np.ndarray]:
-    """Coordinates that depend on each other, in V or at the start, directly or through others."""
-    scale = covariance.diagonal().sqrt()
-    linked = (covariance.abs() > 1e-9 * scale.outer(scale)).cpu().numpy()
-    label = connected_components(interacts | linked, directed=False)[1]
-    return [np.flatnonzero(label == k) for k in range(label.max() + 1)]
 
 
 def _same_block(blocks):

@@ -133,15 +133,23 @@ def send(
     et al., Annals of Applied Probability 22 (2012)). The particles tell parts apart and nothing
     else: no error of theirs reaches the law.
     """
-    x, h = starts.clone(), horizon / n_steps
-    kick = math.sqrt(2 * equation.beta * h)
-    for k in range(n_steps):
-        equation.potential.time = k * h  # for messages
+    times = np.linspace(0, horizon, n_steps + 1)
+    return Scouts(starts, _follow(equation, starts, times, generator)[0])
+
+
+def _follow(equation, starts: Tensor, times, generator, looks=()) -> tuple[Tensor, list]:
+    """Tamed Euler steps between ``times``; the end, and arrays after those steps of ``looks``."""
+    x, seen = starts, []
+    for k, h in enumerate(np.diff(times), start=1):
+        equation.potential.time = float(times[k - 1])  # for messages
         noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x)
         pull = equation.potential.value_and_grad(x)[1]
-        x = x - h * pull / (1 + h * pull.norm(dim=1, keepdim=True)) + kick * noise
+        x = x - h * pull / (1 + h * pull.norm(dim=1, keepdim=True))
+        x = x + math.sqrt(2 * equation.beta * h) * noise
+        if k in looks:
+            seen.append(x.cpu().numpy())
     equation.potential.time = None
-    return Scouts(starts, x)
+    return x, seen
 
 
 @torch.no_grad()
@@ -159,17 +167,8 @@ def explore(
     """
     times = horizon * np.linspace(0, 1, n_steps + 1) ** 2
     looks = set(np.linspace(0, n_steps, n_looks).astype(int)[1:])
-    x, seen = starts.clone(), [starts.cpu().numpy()]
-    for k, h in enumerate(np.diff(times), start=1):
-        equation.potential.time = float(times[k - 1])  # for messages
-        noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x)
-        pull = equation.potential.value_and_grad(x)[1]
-        x = x - h * pull / (1 + h * pull.norm(dim=1, keepdim=True))
-        x = x + math.sqrt(2 * equation.beta * h) * noise
-        if k in looks:
-            seen.append(x.cpu().numpy())
-    equation.potential.time = None
-    return np.stack(seen)
+    seen = _follow(equation, starts, times, generator, looks)[1]
+    return np.stack([starts.cpu().numpy(), *seen])
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.csgraph import connected_components
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
@@ -44,7 +43,7 @@ from .schemes.least_squares import LeastSquaresNested
 from .schemes.points import sobol_normal
 from .schemes.score_duals import ScoreDualNested
 from .scout import Scouts, count_modes, explore, gaussians_are_hopeless, send
-from .structure import Structure
+from .structure import Structure, components
 from .tolerance import Diagnosis, Effort, diagnose
 from .trajectory import Trajectory
 from .validation import as_tensor, torch_generator
@@ -253,7 +252,9 @@ class Solver:
         parts = 1
         hard = coupled and not self.structure.quadratic
         # in a plane splines do it better, and in many dimensions a mixture has too many parameters
-        hard = hard and self._largest_block() > 2 and self.equation.d <= _MOST_OF_A_MIXTURE
+        scale = initial_moments(self.initial, self.equation.d, self.device)[1]
+        largest = max(map(len, components(self.structure.interacts, scale @ scale.T)))
+        hard = hard and largest > 2 and self.equation.d <= _MOST_OF_A_MIXTURE
         if hard and not self._bent() and self.n_modes > 1:
             parts = self._n_parts()
         return choose_flow(
@@ -264,22 +265,11 @@ class Solver:
             capacity=effort.capacity,
         )
 
-    def _largest_block(self) -> int:
-        """Coordinates, at most, that depend on each other, directly or through others."""
-        scale = initial_moments(self.initial, self.equation.d, self.device)[1]
-        linked = (scale @ scale.T).abs() > 1e-9 * scale.norm(dim=1).outer(scale.norm(dim=1))
-        ties = self.structure.interacts | linked.cpu().numpy()
-        return int(np.bincount(connected_components(ties, directed=False)[1]).max())
-
     def _choose_functions(self, capacity: int) -> ConditionalFlow:
         """Functions of conditional densities, where particles sent ahead were seen."""
         mean, scale = initial_moments(self.initial, self.equation.d, self.device)
         return choose_conditional(
-            self.structure.interacts,
-            mean.cpu().numpy(),
-            (scale @ scale.T).cpu().numpy(),
-            self._seen,
-            capacity,
+            self.structure.interacts, mean, scale @ scale.T, self._seen, capacity
         )
 
     @cached_property

@@ -15,9 +15,9 @@ from .initial import Gaussian, initial_moments, initial_shape
 from .potentials import Potential
 from .potentials.jumps import refuse_jumps, refuse_wrong_gradients
 from .rest import relaxation_time
-from .rotation import NOISE, components, find_rotation
+from .rotation import NOISE, find_rotation
 from .scout import send
-from .structure import Structure, probe
+from .structure import Structure, components, probe
 
 LAPLACE = "laplace"  # what `initial` may be in the place of a law
 _N_AHEAD, _STEPS_AHEAD = 32, 100  # particles sent ahead to see where V has to be looked at

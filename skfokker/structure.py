@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 
@@ -104,3 +105,27 @@ def _holds_at_a_distance(
     alone = interacts.sum(1) == 1
     gap = (at_z - torch.where(swap, at_x, at_y)).abs()[:, alone]
     return gap.numel() == 0 or bool(gap.amax() <= close)
+
+
+def ties(interacts: np.ndarray, covariance: Tensor) -> np.ndarray:
+    """Which coordinates depend on each other directly, in V or at the start: (d, d) of bool.
+
+    Parameters
+    ----------
+    interacts : ndarray (d, d) of bool
+        See :class:`Structure`.
+    covariance : Tensor (d, d)
+        Of the start.
+    """
+    scale = covariance.diagonal().sqrt()
+    linked = (covariance.abs() > 1e-9 * scale.outer(scale)).cpu().numpy()
+    return (interacts | linked) & ~np.eye(len(linked), dtype=bool)
+
+
+def components(interacts: np.ndarray, covariance: Tensor) -> list[np.ndarray]:
+    """Coordinates that depend on each other, directly or through others: a partition of them.
+
+    Arguments as for :func:`ties`.
+    """
+    label = connected_components(ties(interacts, covariance), directed=False)[1]
+    return [np.flatnonzero(label == k) for k in range(label.max() + 1)]

@@ -7,12 +7,14 @@ from itertools import combinations
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+from torch import Tensor
 
+from ..structure import components, ties
 from .conditional import ConditionalFlow
 
 _PLANE = 2  # coordinates of a block that products of splines are affordable for
-_INTERVALS, _PARENT_INTERVALS = 24, 24  # of the splines, own and of the coordinate before
+_INTERVALS = 24  # of the splines
 _SATURATION = 3.2  # of the polynomials of the coordinate itself
 _FINEST = 120  # cells that the box of a coordinate is cut into, at most
 
@@ -54,8 +56,8 @@ class _Richness:
 
 def choose_conditional(
     interacts: np.ndarray,
-    mean: np.ndarray,
-    covariance: np.ndarray,
+    mean: Tensor,
+    covariance: Tensor,
     seen: np.ndarray,
     capacity: int = 1,
 ) -> ConditionalFlow:
@@ -71,53 +73,42 @@ def choose_conditional(
     ----------
     interacts : ndarray (d, d) of bool
         See :class:`skfokker.structure.Structure`.
-    mean, covariance : ndarray (d,), (d, d)
+    mean, covariance : Tensor (d,), (d, d)
         Of the start.
     seen : ndarray (k, n, d)
         Particles of the equation at k times.
     capacity : int
         Multiplies the number of functions.
     """
-    d = len(interacts)
-    scale = np.sqrt(np.diag(covariance))
-    box = bounds(mean, scale, seen)
-    linked = np.abs(covariance) > 1e-9 * np.outer(scale, scale)
-    near = (interacts | linked) & ~np.eye(d, dtype=bool)
-    number, label = connected_components(csr_matrix(near), directed=False)
-    order, own, features, groups = [], [None] * d, [None] * d, [None] * d
-    for block in range(number):
-        members = np.flatnonzero(label == block)
-        order += [
-            int(members[k])
-            for k in _block_order(near[np.ix_(members, members)], seen[:, :, members])
-        ]
-    position = {coordinate: i for i, coordinate in enumerate(order)}
+    d, near = len(interacts), ties(interacts, covariance)
+    scale = covariance.diagonal().sqrt().cpu().numpy()
+    box = bounds(mean.cpu().numpy(), scale, seen)
     # quadratures have to resolve the narrowest law on the way
     spans = np.ptp(box, axis=0)
     widths = np.minimum(spans / 36, 0.7 * np.minimum(scale, seen.std(1).min(0)))
-    fine = np.array([(spans / widths)[label == block].max() for block in range(number)])
-    sizes = np.bincount(label)
-    plane = (sizes <= _PLANE) & (fine <= _FINEST)
+    order, plane, sizes = [], np.empty(d, dtype=bool), np.empty(d, dtype=int)
+    for members in components(interacts, covariance):
+        inner = near[np.ix_(members, members)]
+        order += [int(members[k]) for k in _block_order(inner, seen[:, :, members])]
+        sizes[members] = len(members)
+        fine = (spans / widths)[members].max() <= _FINEST
+        plane[members] = len(members) <= _PLANE and fine
+    position = {coordinate: i for i, coordinate in enumerate(order)}
+    own, features, groups = [None] * d, [None] * d, [None] * d
     for i, coordinate in enumerate(order):
         lower, upper = (float(b) for b in box[:, coordinate])
-        if plane[label[coordinate]]:
+        if plane[coordinate]:
             points = seen[:, :, coordinate].ravel()
             knots = spline_knots(points, lower, upper, _INTERVALS * capacity)
             own[i] = ("splines", knots, float(widths[coordinate]))
-            few = spline_knots(points, lower, upper, _PARENT_INTERVALS * capacity)
-            features[i] = ("splines", few)
+            features[i] = ("splines", knots)
             groups[i] = [_everything(features, order, near, i)]
         else:
-            rich = _Richness.of(int(sizes[label[coordinate]]), capacity)
+            rich = _Richness.of(int(sizes[coordinate]), capacity)
             own[i] = ("polynomials", lower, upper, rich.own, _SATURATION)
             points = seen[:, :, coordinate]
-            middle, half = (points.max() + points.min()) / 2, (points.max() - points.min()) / 2
-            features[i] = (
-                "polynomials",
-                float(middle - half),
-                float(middle + half),
-                rich.degree + 1,
-            )
+            ends = float(points.min()), float(points.max())
+            features[i] = ("polynomials", *ends, rich.degree + 1)
             groups[i] = _neighbours(near, order, position, i, rich)
     return ConditionalFlow(own, features, groups, order, capacity)
 
