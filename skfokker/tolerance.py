@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from .certificate import Certificate, mean_residual
+from .certificate import Certificate
 from .equation import FokkerPlanck
+from .point_look import mean_residual
 from .trajectory import Trajectory
 
 

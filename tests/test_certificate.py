@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from skfokker import ParametricFokkerPlanck, metrics, problems
-from skfokker.certificate import Certificate, Tail, certify
+from skfokker.certificate import Certificate, certify
 from skfokker.distribution import TransportedNormal
 from skfokker.divergence import colour, divergence, spread_out
 from skfokker.equation import FokkerPlanck
@@ -21,6 +21,7 @@ from skfokker.flows import (
     TriangularFlow,
 )
 from skfokker.imbalance import Imbalance
+from skfokker.point_look import Tail
 from skfokker.potentials import (
     CallablePotential,
     CheckedPotential,
