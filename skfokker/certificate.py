@@ -297,16 +297,15 @@ def certify(
     interacts : ndarray (d, d) of bool, optional
         Which coordinates V lets interact, as far as is known.
     n_samples : int or None
-        Points at each time; None takes 512 for separable maps and conditional densities and 1024
-        for others; half as many in more than 20 dimensions where the map is not separable.
+        Points at each time; None takes 512 for separable maps and conditional densities, and 1024
+        for others.
     n_times : int
         At least so many times in all, and two an interval.
     """
     times = np.unique(trajectory.times)  # a family that grew stands twice at that time
     if n_samples is None:
         cheap = trajectory.flow.separable or trajectory.flow.marched_by_scores
-        many = trajectory.d > 20 and not trajectory.flow.separable
-        n_samples = (512 if cheap else 1024) // (2 if many else 1)
+        n_samples = 512 if cheap else 1024
     strata = max(2, -(-n_times // max(len(times) - 1, 1)))
     look = planar_look(trajectory, equation)
     if look is None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.polynomial import legendre, polynomial
 from scipy.interpolate import PPoly
 from torch import Tensor
 
 ORDER = 4  # Gauss-Legendre nodes of a cell: exact for polynomials of degree 7
-_LARGEST = 1000  # functions of a basis: a file may ask for any number
+# functions of a basis: a file may ask for any number, and high powers lose their digits
+_LARGEST = {"splines": 1000, "polynomials": 20}
 
 
 class Basis:
@@ -112,40 +114,45 @@ class Polynomials(Basis):
 
     def __init__(self, lower: float, upper: float, size: int, saturation: float | None = None):
         self.lower, self.upper, self.size, self.saturation = lower, upper, size, saturation
+        # coefficients of powers: functions (rows) and their first and second derivatives
+        powers = np.zeros((3, size, size))
+        for k in range(size):
+            for order in range(min(3, k + 1)):
+                derivative = polynomial.polyder(legendre.leg2poly([0.0] * k + [1.0]), order)
+                powers[order, k, : len(derivative)] = derivative
+        self._powers = torch.from_numpy(powers)
 
-    def __call__(self, y, order=0):
+    def _scaled(self, y: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+        """What the polynomials are taken of, and its first and second derivative in y."""
         half = (self.upper - self.lower) / 2
         u = (y.clamp(self.lower, self.upper) - (self.lower + self.upper) / 2) / half
-        slope, bend = 1 / half, 0.0
-        if self.saturation is not None:
-            u = torch.tanh(self.saturation * u)
-            slope = self.saturation / half * (1 - u * u)
-            bend = -2 * self.saturation / half * u * slope
-        table = self._recurrence(u, order)
-        if order == 0:
-            return table[0]
-        if order == 1:
-            out = slope[..., None] * table[1] if self.saturation is not None else slope * table[1]
-        elif self.saturation is None:
-            out = slope * slope * table[2]
-        else:
-            out = (slope * slope)[..., None] * table[2] + bend[..., None] * table[1]
-        return out.masked_fill(self._outside(y), 0.0)
+        if self.saturation is None:
+            return u, 1 / half, 0.0
+        rate = self.saturation / half
+        u = torch.tanh(self.saturation * u)
+        slope = rate * (1 - u * u)
+        return u, slope[..., None], (-2 * rate * u * slope)[..., None]
 
-    def _recurrence(self, u: Tensor, order: int) -> list[Tensor]:
-        """P_k and its derivatives up to the given order at u (...), (..., K) each."""
-        zero, one = torch.zeros_like(u), torch.ones_like(u)
-        tables = [[one, u], [zero, one], [zero, zero]][: order + 1]
-        for k in range(1, self.size - 1):
-            p = tables[0]
-            after = [((2 * k + 1) * u * p[k] - k * p[k - 1]) / (k + 1)]
-            after += [
-                upper[k - 1] + (2 * k + 1) * lower[k]
-                for lower, upper in zip(tables[:-1], tables[1:], strict=True)
-            ]
-            for table, values in zip(tables, after, strict=True):
-                table.append(values)
-        return [torch.stack(table[: self.size], -1) for table in tables]
+    def combine(self, coefficients, y):
+        u = self._scaled(y)[0]
+        by_power = coefficients @ self._powers[0].to(y)
+        by_power = by_power.view(len(y), *[1] * (y.ndim - 1), -1)
+        total = by_power[..., -1].expand_as(u)
+        for k in range(self.size - 2, -1, -1):
+            total = total * u + by_power[..., k]
+        return total
+
+    def __call__(self, y, order=0):
+        u, slope, bend = self._scaled(y)
+        powers, table = torch.linalg.vander(u, N=self.size), self._powers.to(y)
+        if order == 0:
+            return powers @ table[0].T
+        out = slope * (powers @ table[1].T)
+        if order == 2:
+            out = slope * slope * (powers @ table[2].T)
+            if self.saturation is not None:
+                out = out + bend * (powers @ table[1].T)
+        return out.masked_fill(self._outside(y), 0.0)
 
 
 class Cells:
@@ -218,13 +225,13 @@ def as_basis(spec) -> Basis:
         Where it is neither.
     """
     kind, *rest = spec
-    if kind == "splines" and len(rest[0]) <= _LARGEST:
+    if kind == "splines" and len(rest[0]) <= _LARGEST[kind]:
         return CubicSplines(*rest)
-    if kind == "polynomials" and rest[2] <= _LARGEST:
+    if kind == "polynomials" and 1 <= rest[2] <= _LARGEST[kind]:
         return Polynomials(*rest)
     raise ValueError(
-        "a basis is ('splines', knots) or ('polynomials', lower, upper, size) of at most "
-        f"{_LARGEST} functions, got {repr(spec)[:200]}"
+        "a basis is ('splines', knots) of at most 1000 knots, or ('polynomials', lower, upper, "
+        f"size) of at most 20 functions, got {repr(spec)[:200]}"
     )
 
 

@@ -338,15 +338,6 @@ class AtSamples(Points):
             total = total + second[:, 0]
         return total
 
-    def rows(self, index) -> AtSamples:
-        """The same at some of the prefixes."""
-        part = AtSamples.__new__(AtSamples)
-        part.local, part.on_nodes = self.local, self.on_nodes
-        for name in ("beyond", "y", "on_part", "part", "whole", "own", "own1", "log_slope"):
-            setattr(part, name, getattr(self, name)[index])
-        part.latent, part.integrals = self.latent[index], self.integrals[index]
-        return part
-
     def _own2(self):
         return self.local.factor.own(self.y, 2)[:, None]
 

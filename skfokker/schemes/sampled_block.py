@@ -160,18 +160,11 @@ class SampledBlock(Block):
         return float(torch.cholesky_solve(spread, root).diagonal().sum()) / self.n
 
     def _stiffness(self, at) -> Tensor:
-        """Sum over points of grad phi grad phi^T (m_i, m_i)."""
+        """Sum over points of the own part of grad phi grad phi^T (m_i, m_i): enough for a step."""
         few = slice(None, None, self.coarser)
         factor, products = at.local.factor, at.local.products
-        a, phi = products.values[few], at.phi[few, 0]
-        slopes = factor.expand(a, at.phi_own[few, 0])
-        stiff, at = slopes.T @ slopes, at.rows(few)
-        for j in self._stiff_parents(factor):
-            table = products.derivative(j)[few]
-            psi = at.phi_moved(table @ at.local.table)
-            by = factor.expand(a, psi[:, 0]) + factor.expand(table, phi)
-            stiff = stiff + by.T @ by
-        return stiff * self.coarser
+        slopes = factor.expand(products.values[few], at.phi_own[few, 0])
+        return slopes.T @ slopes * self.coarser
 
     def curvatures(self, states, like: Tensor) -> tuple[Tensor, Tensor]:
         """grad log rho (n, d), in the order of the flow, and its divergence (n,)."""
@@ -257,14 +250,3 @@ class SampledBlock(Block):
                 break
             direction = step + (size / before) * direction
         return rate
-
-    @staticmethod
-    def _stiff_parents(factor) -> list[int]:
-        """Coordinates in which features are fine enough to make the march stiff."""
-        rich = {
-            j
-            for parents, functions, _ in factor.groups
-            for j, chosen in zip(parents, functions, strict=True)
-            if (chosen.stop - 1 if isinstance(chosen, slice) else max(chosen)) > 2
-        }
-        return sorted(rich)
