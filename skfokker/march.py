@@ -56,16 +56,17 @@ def march(
         What ended the march early, be it a KeyboardInterrupt, once a step had been made.
     """
     steps = list(done)
-    equation.potential.time = steps[-1].t if steps else span[0]
+    equation.move_to(steps[-1].t if steps else span[0])
     before = time.perf_counter()
     verbose = verbose if reduction().rank == 0 else 0
-    with Progress(verbose, equation.potential.time, span[1]) as progress:
+    with Progress(verbose, equation.time, span[1]) as progress:
         try:
             for step in _steps(scheme, equation, flow, theta, span, generator, checkpoints, steps):
                 now = time.perf_counter()
                 step.record.update(t=step.t, wall_time=now - before)
                 steps.append(step)
-                equation.potential.time, before = step.t, now
+                equation.move_to(step.t)
+                before = now
                 progress.update(step)
         except KeyboardInterrupt as stop:
             if not steps:

@@ -141,14 +141,13 @@ def _follow(equation, starts: Tensor, times, generator, looks=()) -> tuple[Tenso
     """Tamed Euler steps between ``times``; the end, and arrays after those steps of ``looks``."""
     x, seen = starts, []
     for k, h in enumerate(np.diff(times), start=1):
-        equation.potential.time = float(times[k - 1])  # for messages
+        equation.move_to(float(times[k - 1]), lambda n, x=x: x[:n])
         noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x)
-        pull = equation.potential.value_and_grad(x)[1]
-        x = x - h * pull / (1 + h * pull.norm(dim=1, keepdim=True))
-        x = x + math.sqrt(2 * equation.beta * h) * noise
+        drift, kick = equation.drift(x), math.sqrt(h) * equation.noise(x, noise)
+        x = x + h * drift / (1 + h * drift.norm(dim=1, keepdim=True)) + kick
         if k in looks:
             seen.append(x.cpu().numpy())
-    equation.potential.time = None
+    equation.move_to(0.0)
     return x, seen
 
 

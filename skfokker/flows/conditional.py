@@ -208,19 +208,27 @@ class ConditionalFlow(Flow):
         return self.score_divergence_and_rate(theta, torch.zeros_like(theta), y)[:2]
 
     def score_divergence_and_rate(self, theta, dtheta, y):
+        score, curvature, rate = self.score_curvature_and_rate(theta, dtheta, y)
+        return score, curvature.sum(1), rate
+
+    def score_curvature_and_rate(self, theta, dtheta, y):
+        """grad log rho, the second derivative in each coordinate, and the rate of log rho.
+
+        Of shapes (n, d), (n, d) and (n,), at fixed y (n, d).
+        """
         order = self._order(y.shape[1])
         z = y[:, order]
         tables = self._tables(z)
-        score, divergence, rate = torch.zeros_like(z), torch.zeros_like(z[:, 0]), 0.0
+        score, curvature, rate = torch.zeros_like(z), torch.zeros_like(z), 0.0
         for i, (part, change) in enumerate(zip(self.split(theta), self.split(dtheta), strict=True)):
             factor = self.factors[i]
             products = factor.products(tables)
             at = factor.local(part, products).at_samples(z[:, i])
-            divergence = divergence + at.add_curvature(score)
+            at.add_curvature(score, curvature)
             rate = rate + (at.phi[:, 0] * (products.values @ factor.table(change))).sum(1)
-        out = torch.empty_like(score)
-        out[:, order] = score
-        return out, divergence, rate
+        out, bends = torch.empty_like(score), torch.empty_like(score)
+        out[:, order], bends[:, order] = score, curvature
+        return out, bends, rate
 
     def log_density_rate(self, theta, dtheta, y):
         return self.score_divergence_and_rate(theta, dtheta, y)[2]

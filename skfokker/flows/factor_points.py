@@ -325,18 +325,17 @@ class AtSamples(Points):
             + rest * self.own[:, 0]
         )[:, None]
 
-    def add_curvature(self, score: Tensor) -> Tensor:
-        """Add d log p_i / dz to ``score`` (P, d); the sum of its own second derivatives (P,)."""
+    def add_curvature(self, score: Tensor, curvature: Tensor) -> None:
+        """Add d log p_i / dz to ``score`` and d^2 log p_i / dz^2 to ``curvature``, (P, d) each."""
         factor, products = self.local.factor, self.local.products
         score[:, factor.index] += self.score[:, 0]
-        total = self.own_curvature()[:, 0]
+        curvature[:, factor.index] += self.own_curvature()[:, 0]
         for j in factor.parents:
             change = products.derivative(j) @ self.local.table
             bend = products.derivative(j, 2) @ self.local.table
             first, second = self.curvature(change, bend)
             score[:, j] += first[:, 0]
-            total = total + second[:, 0]
-        return total
+            curvature[:, j] += second[:, 0]
 
     def _own2(self):
         return self.local.factor.own(self.y, 2)[:, None]

@@ -47,3 +47,9 @@ def normal_grid(n: int, d: int, half_width: float = 6.5) -> tuple[Tensor, Tensor
     z = torch.linspace(-half_width, half_width, n, dtype=torch.float64)
     weights = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     return z[:, None].expand(n, d).contiguous(), weights / weights.sum()
+
+
+@torch.no_grad()
+def crowd(flow, theta: Tensor, d: int, n: int) -> Tensor:
+    """n points (n, d) of a law, always the same of the reference: smooth in theta."""
+    return flow.forward(theta, sobol_normal(n, d, seed=5).to(theta))[0]

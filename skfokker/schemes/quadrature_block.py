@@ -49,7 +49,8 @@ class QuadratureBlock(Block):
             self.factors = [factor.refined(refinement) for factor in self.factors]
         grid = self._grid()
         self.shape = grid.shape[:-1]
-        self._ask(self.nodes())
+        self._nodes = self.nodes()
+        self.ask()
         self.products = []
         for k, factor in enumerate(self.factors):
             prefix = grid.new_zeros(math.prod(self.shape[:k]), factor.index)
@@ -75,15 +76,19 @@ class QuadratureBlock(Block):
         points[:, self.columns] = grid
         return points
 
-    def _ask(self, points: Tensor) -> None:
-        """V and its gradient at the nodes; where they are not finite there may be no mass."""
-        value, gradient = self.equation.potential.unchecked(points)
+    def ask(self) -> None:
+        """V, the pull and D at the nodes; where they are not finite there may be no mass."""
+        points = self._nodes
+        value, gradient = self.equation.at_nodes(points)
         finite = torch.isfinite(value) & torch.isfinite(gradient).all(1)
         self.lost = (~finite).view(self.shape)
         self.example = points[~finite][:1]
         gradient = torch.where(finite[:, None], gradient, 0.0)
         self.value = torch.where(finite, value, value[finite].max()).view(self.shape)
         self.gradient = [gradient[:, c].view(self.shape) for c in self.columns]
+        along = torch.as_tensor(self.equation.spread_along(points)).to(points)
+        along = torch.nan_to_num(along.expand_as(points))
+        self.along = [along[:, c].view(self.shape) for c in self.columns]
 
     def points(self, thetas: list[Tensor]):
         """For every factor its values at the nodes, and the joint weights (N_1, ..., N_b).
@@ -107,7 +112,7 @@ class QuadratureBlock(Block):
         if not abs(float(weights.sum()) - 1) < 5e-3:
             raise Diverged  # the law has left the box, or is too narrow for the nodes
         if self.lost.any() and float(weights[self.lost].sum()) > 1e-9:
-            self.equation.potential.value_and_grad(self.example)  # which says where and when
+            self.equation.pull(self.example)  # which says where and when
             raise PotentialError("the potential is not finite where the solution has mass")
         return states, weights
 
@@ -123,6 +128,18 @@ class QuadratureBlock(Block):
                 out[position] = out[position] + self._spread(by, k)
         return out
 
+    def driving(self, scores: list[Tensor]) -> list[Tensor]:
+        """g at the nodes, one array a coordinate, from the scores."""
+        if self.equation.diagonal:
+            parts = zip(self.gradient, self.along, scores, strict=True)
+            return [pull + along * s for pull, along, s in parts]
+        points = self._nodes
+        spread = torch.zeros_like(points)
+        spread[:, self.columns] = torch.stack([s.expand(self.shape).flatten() for s in scores], 1)
+        spread = self.equation.spread(points, spread)
+        parts = zip(self.gradient, self.columns, strict=True)
+        return [pull + spread[:, c].view(self.shape) for pull, c in parts]
+
     def log_density(self, states) -> Tensor:
         """log rho (N_1, ..., N_b)."""
         return sum(self._spread(at.log_density, k) for k, at in enumerate(states))
@@ -132,10 +149,13 @@ class QuadratureBlock(Block):
         return values.reshape(*self.shape[: k + 1], *[1] * (len(self.shape) - k - 1))
 
     def state(self, thetas: list[Tensor], full: bool = True) -> BlockState:
-        beta = self.equation.beta
+        if not self.equation.steady:
+            self.ask()
         states, weights = self.points(thetas)
-        driving = [v + beta * s for v, s in zip(self.gradient, self.scores(states), strict=True)]
-        energy = self.value + beta * self.log_density(states)
+        driving = self.driving(self.scores(states))
+        energy = self.value
+        if self.equation.has_energy:
+            energy = energy + self.equation.beta * self.log_density(states)
         out = BlockState(
             driving=float(sum((weights * g.square()).sum() for g in driving)),
             free_energy=float((weights * energy).sum()),
@@ -170,14 +190,15 @@ class QuadratureBlock(Block):
             out.potential_scores.append(factor.pick(a.T @ (potential[:, None] @ phi)[:, 0]))
             if not full:
                 continue
-            inner = (wide * phi_own).mT @ phi_own
-            for _, psi in moves:
-                inner = inner + (wide * psi).mT @ psi
+            inner = (given(self.along[k])[:, :, None] * phi_own).mT @ phi_own
+            spreads = [given(self.along[self.indices.index(j)])[:, :, None] for j in derivatives]
+            for (_, psi), spread in zip(moves, spreads, strict=True):
+                inner = inner + (spread * psi).mT @ psi
             stiff = kron_sum(a, a, inner)
-            for table, psi in moves:
-                mixed = kron_sum(table, a, (wide * phi).mT @ psi)
-                stiff = stiff + kron_sum(table, table, gram) + mixed + mixed.T
-            out.stiffness.append(beta * self._pick(factor, stiff))
+            for (table, psi), spread in zip(moves, spreads, strict=True):
+                mixed = kron_sum(table, a, (spread * phi).mT @ psi)
+                stiff = stiff + kron_sum(table, table, (spread * phi).mT @ phi) + mixed + mixed.T
+            out.stiffness.append(self._pick(factor, stiff))
         out.rate = self.solved(out)
         return out
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..divergence import colour, divergence, steps
+from ..divergence import colour, steps
 from ..equation import FokkerPlanck
 from ..flows.conditional import ConditionalFlow, Tables
 from ..parallel import ALONE, Reduction
@@ -60,7 +60,7 @@ class SampledBlock(Block):
         groups = colour(ties[np.ix_(self.columns, self.columns)])
         self.colours = [torch.tensor(self.columns)[group] for group in groups]
         few = len(groups) <= _MOST_COLOURS
-        self.pointwise = form == "pointwise" or (form == "auto" and few)
+        self.pointwise = form == "pointwise" or (form == "auto" and few and equation.diagonal)
         if damping is None:
             self.damping = 1e-4 if self.pointwise else 1e-3
         unknowns = sum(factor.size for factor in self.factors)
@@ -102,20 +102,25 @@ class SampledBlock(Block):
         return out
 
     def state(self, thetas: list[Tensor], full: bool = True) -> BlockState:
-        beta, n = self.equation.beta, self.n
+        equation, n = self.equation, self.n
         z, states = self.push(thetas)
         if not torch.isfinite(z).all():
             raise Diverged
         y = torch.empty_like(z)
         y[:, self.order] = z
         with self.processes.together():
-            value, gradient = self.equation.potential.value_and_grad(y)
+            value, pull = equation.at_points(y)
         if self.pointwise:
             score, curvature = self.curvatures(states, z)
         else:
             score = self.scores(states, z)
-        driving = gradient[:, self.order] + beta * score
-        energy = value + beta * sum(at.log_density[:, 0] for at in states)
+        with self.processes.together():
+            driving = pull + equation.spread(y, self._in_x(score))
+            along = torch.as_tensor(equation.spread_along(y)).to(y).expand_as(y)[:, self.order]
+        driving = driving[:, self.order]
+        energy = value
+        if equation.has_energy:
+            energy = value + equation.beta * sum(at.log_density[:, 0] for at in states)
         here = driving[:, self.indices]
         sums = [here.square().sum()[None], energy.sum()[None]]
         scores = [at.local.factor.expand(at.local.products.values, at.phi[:, 0]) for at in states]
@@ -125,7 +130,7 @@ class SampledBlock(Block):
                 pulled, spread = self._pull(at, driving)
                 sums += [-pulled, spread]
             if full:
-                sums.append(self._stiffness(at))
+                sums.append(self._stiffness(at, along))
         total = iter(t / n for t in self.processes.sum(*sums))
         out = BlockState(driving=float(next(total)), free_energy=float(next(total)))
         for _ in states:
@@ -135,9 +140,9 @@ class SampledBlock(Block):
                 out.force.append(next(total))
                 out.noise += self._noise(out.metric[-1], out.force[-1], next(total))
             if full:
-                out.stiffness.append(beta * next(total))
+                out.stiffness.append(next(total))
         if self.pointwise:
-            right = self._right(y, gradient[:, self.order], score, curvature)
+            right = self._right(y, self._in_x(score), self._in_x(curvature))
             self._regress(out, scores, right)
         else:
             out.rate = self.solved(out)
@@ -159,32 +164,34 @@ class SampledBlock(Block):
         spread = square - torch.outer(force, force)
         return float(torch.cholesky_solve(spread, root).diagonal().sum()) / self.n
 
-    def _stiffness(self, at) -> Tensor:
-        """Sum over points of the own part of grad phi grad phi^T (m_i, m_i): enough for a step."""
+    def _in_x(self, z: Tensor) -> Tensor:
+        """Columns in the order of the flow, in that of the points."""
+        out = torch.empty_like(z)
+        out[:, self.order] = z
+        return out
+
+    def _stiffness(self, at, along: Tensor) -> Tensor:
+        """Sum over points of the own part of grad phi . D grad phi (m_i, m_i): enough for a step.
+
+        ``along`` (n, d) is the diagonal of D.
+        """
         few = slice(None, None, self.coarser)
         factor, products = at.local.factor, at.local.products
         slopes = factor.expand(products.values[few], at.phi_own[few, 0])
-        return slopes.T @ slopes * self.coarser
+        return (slopes * along[few, factor.index, None]).T @ slopes * self.coarser
 
     def curvatures(self, states, like: Tensor) -> tuple[Tensor, Tensor]:
-        """grad log rho (n, d), in the order of the flow, and its divergence (n,)."""
-        score, curvature = torch.zeros_like(like), torch.zeros_like(like[:, 0])
+        """grad log rho and its own derivatives (n, d), in the order of the flow."""
+        score, curvature = torch.zeros_like(like), torch.zeros_like(like)
         for at in states:
-            curvature = curvature + at.add_curvature(score)
+            at.add_curvature(score, curvature)
         return score, curvature
 
-    def _right(self, y: Tensor, gradient: Tensor, score: Tensor, curvature: Tensor) -> Tensor:
-        """rho^-1 L* rho = Laplacian V + grad V . s + beta (div s + |s|^2) at the points (n,)."""
+    def _right(self, y: Tensor, score: Tensor, curvature: Tensor) -> Tensor:
+        """rho^-1 L* rho of the block's coordinates at the points (n,)."""
+        generator = torch.Generator().manual_seed(0)
         with self.processes.together():
-            laplacian = divergence(
-                lambda y: self.equation.potential.value_and_grad(y)[1],
-                y,
-                steps(y),
-                self.colours,
-                torch.Generator().manual_seed(0),
-            )
-        here, s = gradient[:, self.indices], score[:, self.indices]
-        return laplacian + (here * s).sum(1) + self.equation.beta * (curvature + s.square().sum(1))
+            return self.equation.balance(y, score, curvature, steps(y), self.colours, generator)
 
     def _regress(self, out: BlockState, scores: list[Tensor], right: Tensor) -> None:
         """theta' as the regression of rho^-1 L* rho on the scores, over all coordinates at once.

@@ -14,6 +14,7 @@ from .base import Scheme, Step
 from .errors import MarchError
 from .quadrature_block import QuadratureBlock
 from .sampled_block import SampledBlock
+from .points import crowd
 from .score_blocks import Block, BlockState, Diverged
 
 _GAMMA = 1 - 1 / math.sqrt(2)
@@ -98,20 +99,20 @@ class ScoreDualNested(Scheme):
                 f"ConditionalFlow(), but flow={flow!r}: leave scheme out, or take "
                 "LeastSquaresNested()."
             )
+        equation.move_to(t_start, lambda n: crowd(flow, theta, equation.d, n))
         march = _March(self, equation, flow, theta, generator)
         span = t_end - t_start
         largest = self.max_step or span / 10
         t, h, rejected = t_start, min(largest, self.first_step * span), 0
-        now = march.evaluate(theta)
+        now = march.evaluate(theta, t_start)
         for _ in range(self.max_steps):
             yield Step(t, now.theta, now.velocity, march.record(now, rejected))
             if t >= t_end:
                 return
-            equation.potential.time = t
             for attempt in range(60):
                 remaining = t_end - t
                 step = remaining if h > 0.999 * remaining else min(h, (remaining + h) / 2)
-                after, error = march.step(now, step)
+                after, error = march.step(now, t, step)
                 factor = 0.2 if not math.isfinite(error) else 0.85 / math.sqrt(max(error, 1e-8))
                 h = min(largest, step * min(3.0, max(0.2, factor)))
                 if error <= 1:
@@ -147,7 +148,7 @@ class _March:
     """What a step needs: the blocks and how they stand in theta."""
 
     def __init__(self, scheme, equation: FokkerPlanck, flow, theta: Tensor, generator):
-        self.flow, self.generator = flow, generator
+        self.flow, self.equation, self.generator = flow, equation, generator
         self.evaluations, self.failure, self.age = 0, None, 0
         self.processes, centre = parallel.reduction(), flow.centre(equation.d).to(theta)
         self.blocks: list[Block] = []
@@ -187,10 +188,11 @@ class _March:
                 out[i] = vector
         return torch.cat(out)
 
-    def evaluate(self, theta: Tensor, full: bool = True) -> _State:
+    def evaluate(self, theta: Tensor, t: float, full: bool = True) -> _State:
         self.evaluations += 1
         if not torch.isfinite(theta).all():
             raise Diverged
+        self.equation.move_to(t, lambda n: crowd(self.flow, theta, self.equation.d, n))
         pairs = zip(self.blocks, self.split(theta), strict=True)
         states = [block.state(parts, full) for block, parts in pairs]
         return _State(theta, states, self.join([state.rate for state in states]))
@@ -206,18 +208,18 @@ class _March:
         for block, state in zip(self.blocks, now.blocks, strict=True):
             block.renew(self.generator, h * math.sqrt(max(state.noise, 0.0)) / self.tolerance)
 
-    def step(self, now: _State, h: float) -> tuple[_State, float]:
+    def step(self, now: _State, t: float, h: float) -> tuple[_State, float]:
         """The state at t + h, and its error relative to the one allowed."""
         self.failure = None
         try:
-            return self._step(now, h)
+            return self._step(now, t, h)
         except PotentialError as failure:
             self.failure = failure
         except (Diverged, torch.linalg.LinAlgError):
             pass
         return now, math.inf
 
-    def _step(self, now: _State, h: float) -> tuple[_State, float]:
+    def _step(self, now: _State, t: float, h: float) -> tuple[_State, float]:
         first, factors = [], []
         for block, state in zip(self.blocks, now.blocks, strict=True):
             ks, lus = [], []
@@ -230,7 +232,7 @@ class _March:
                 lus.append((metric, root))
             first.append(ks)
             factors.append(lus)
-        middle = self.evaluate(now.theta + h * self.join(first), full=False)
+        middle = self.evaluate(now.theta + h * self.join(first), t + h, full=False)
         second, square = [], 0.0
         for k1, then, lus, state in zip(first, middle.blocks, factors, now.blocks, strict=True):
             ks = []
@@ -245,7 +247,7 @@ class _March:
             return now, error if math.isfinite(error) else math.inf
         theta = now.theta + h * (1.5 * self.join(first) + 0.5 * self.join(second))
         self.renew(now, h)
-        return self.evaluate(theta), error
+        return self.evaluate(theta, t + h), error
 
     def record(self, now: _State, rejected: int) -> dict:
         dissipation = -sum(
@@ -254,10 +256,19 @@ class _March:
             for u, rate in zip(state.potential_scores, state.rate, strict=True)
         )
         evaluations, self.evaluations = self.evaluations, 0
-        return {
+        speed = sum(
+            float(rate @ metric @ rate)
+            for state in now.blocks
+            for rate, metric in zip(state.rate, state.metric, strict=True)
+        )
+        energy = {
             "free_energy": sum(state.free_energy for state in now.blocks),
-            "force": sum(state.driving for state in now.blocks),
             "dissipation": dissipation,
+        }
+        return {
+            **(energy if self.equation.has_energy else {}),
+            "force": sum(state.driving for state in now.blocks),
+            "speed": math.sqrt(max(speed, 0.0)),
             "evaluations": evaluations,
             "rejected": rejected,
             "tolerance": self.tolerance,

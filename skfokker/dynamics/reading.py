@@ -1,0 +1,157 @@
+"""From what the user handed in to the equation that is marched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..equation import FokkerPlanck
+from ..potentials import Potential, check_potential
+from ..potentials.checks import check_answers
+from .diffusion import Diffusion
+from .drift import Drift, Interaction
+from .equation import Equation
+from .general import GeneralFokkerPlanck
+from .terms import Term, not_finite, same_rows, takes_time
+from .timed import GradientDrift, TimedPotential
+
+_N_POINTS = 8
+_SYMMETRIC = 1e-7  # relative size of what is nothing in an antisymmetric part
+_DIFFERENCE = 1e-4
+
+
+def is_equation(given: Any) -> bool:
+    """Whether ``fit`` was handed an equation: an Equation, or a potential V(x, t)."""
+    if isinstance(given, Equation):
+        return True
+    plain = callable(given) and not isinstance(given, type | Potential)
+    return plain and takes_time(given, "the potential")
+
+
+def read_equation(
+    given: Any,
+    *,
+    n_features: int | None,
+    beta: float,
+    mean: Tensor | None,
+    horizon: float | None,
+    device: torch.device,
+) -> tuple[Potential | GeneralFokkerPlanck, float]:
+    """A potential with its beta where the equation is a gradient flow; the equation otherwise.
+
+    Parameters
+    ----------
+    given : Equation or callable
+        A callable is a potential V(x, t).
+    n_features : int or None
+    beta : float
+        D where the equation does not say it.
+    mean : Tensor (d,) or None
+        Of the start, where that is a Gaussian with a mean of its own.
+    horizon : float or None
+    device : torch.device
+
+    Raises
+    ------
+    TypeError, ValueError
+        With a sentence on the argument that is not what it should be.
+    """
+    equation = given if isinstance(given, Equation) else Equation(given)
+    equation.check()
+    d = equation.dimension(n_features, None if mean is None else len(mean))
+    diffusion = Diffusion(beta if equation.diffusion is None else equation.diffusion, d)
+    interaction = None
+    if equation.interaction is not None:
+        interaction = Interaction(equation.interaction, d)
+    fields = [(equation.drift, "drift"), (equation.force, "force")]
+    fields = [(field, name) for field, name in fields if field is not None]
+    times = [0.0] if horizon is None else [0.0, 0.37 * horizon, horizon]
+    isotropic = diffusion.kind == "scalar" and diffusion.fixed is not None
+    number = float(diffusion.fixed) if isotropic else 0.0
+    if isotropic and number > 0 and interaction is None:
+        potential = _as_potential(equation, fields, d, device, times)
+        if potential is not None:
+            return potential, number
+    drift = Drift(d, _readable(equation.potential, d, device), fields)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(_N_POINTS, d, dtype=torch.float64, generator=generator).to(device)
+    if mean is not None:
+        x = x + mean.to(x)
+    least = 1.0
+    for t in times:
+        for term in drift.terms:
+            value = term(x, t)
+            if not torch.isfinite(value).all():
+                raise not_finite(value, x, t, term.name)
+            same_rows(term, x, t)
+        if diffusion.term is not None:
+            same_rows(diffusion.term, x, t)
+        least = min(least, diffusion.check(x, t))
+    regular = Diffusion.is_definite(least)
+    general = GeneralFokkerPlanck(
+        drift, diffusion, interaction, regular=regular, lipschitz=equation.lipschitz
+    )
+    return general, float("nan")
+
+
+def _readable(potential: Any, d: int, device: torch.device) -> Any:
+    """A potential that is no function of time is read as that of ``fit``."""
+    if potential is None or takes_time(potential, "the potential"):
+        return potential
+    potential = check_potential(potential, d, device=device)
+    check_answers(potential, device)
+    return potential
+
+
+def _as_potential(equation, fields, d, device, times) -> Potential | None:
+    """The potential of an equation that is a gradient flow; None where it is none."""
+    if not fields and equation.potential is not None:
+        potential = equation.potential
+        if not takes_time(potential, "the potential"):
+            return _readable(potential, d, device)
+        timed = TimedPotential(potential, d)
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(_N_POINTS, d, dtype=torch.float64, generator=generator).to(device)
+        for t in times:
+            value = timed.term(x, t)
+            if not torch.isfinite(value).all():
+                raise not_finite(value, x, t, "the potential")
+            same_rows(timed.term, x, t)
+        return timed
+    if equation.drift is None or equation.potential is not None:
+        return None
+    drift = Term(equation.drift, "drift", d, ("nd",))
+    if not drift.steady or not _is_gradient(drift, d, device):
+        return None
+    return GradientDrift(equation.drift, d)
+
+
+def _is_gradient(drift: Term, d: int, device: torch.device) -> bool:
+    """Whether a steady drift has a symmetric Jacobian wherever it was looked at."""
+    generator = torch.Generator().manual_seed(2)
+    sizes = torch.tensor([0.3, 1.0, 1.0, 3.0, 3.0, 6.0])
+    x = torch.randn(len(sizes), d, dtype=torch.float64, generator=generator) * sizes[:, None]
+    shifts = _DIFFERENCE * torch.eye(d, dtype=torch.float64)
+    for point in x:
+        moved = torch.cat([point + shifts, point - shifts]).to(device)
+        above, below = drift(moved, 0.0).chunk(2)
+        jacobian = (above - below) / (2 * _DIFFERENCE)
+        size = float(jacobian.abs().max())
+        if not np.isfinite(size) or size == 0:
+            continue
+        if float((jacobian - jacobian.T).abs().max()) > _SYMMETRIC * size:
+            return False
+    return True
+
+
+def as_solved(
+    general: GeneralFokkerPlanck, structure: Any
+) -> GeneralFokkerPlanck:
+    """The equation with what was seen of its structure."""
+    return general.seen(structure.interacts, structure.separable)
+
+
+__all__ = ["FokkerPlanck", "as_solved", "is_equation", "read_equation"]
