@@ -10,8 +10,9 @@ from skfokker import ParametricFokkerPlanck, problems
 from skfokker.certificate import certify
 from skfokker.equation import FokkerPlanck
 from skfokker.flows import ConditionalFlow
+from skfokker.flows.bases import CubicSplines, Polynomials
 from skfokker.imbalance import Imbalance
-from skfokker.planar_look import PlanarLook, planar_look
+from skfokker.planar_look import PlanarLook, Turns, planar_look
 from skfokker.potentials import CallablePotential, CheckedPotential, Quadratic, Rosenbrock
 from skfokker.reference import finite_volumes_2d
 from skfokker.schemes.normal_equations import InnerProblem
@@ -126,6 +127,29 @@ def test_fields_that_leave_the_law_alone_are_not_charged():
     more = charged([r + t for r, t in zip(residual, turn, strict=True)])
     assert more == pytest.approx(charged(residual), rel=1e-4)
     assert charged(residual) < mean_square(weights, residual)
+
+
+@pytest.mark.parametrize("kinds", ["splines splines", "polynomials splines", "splines polynomials"])
+def test_turns_are_least_squares_in_any_functions(kinds):
+    """Splines overlap with three neighbours, polynomials with all others."""
+    bases = {"splines": CubicSplines(np.linspace(-4, 4, 11)), "polynomials": Polynomials(-4, 4, 6)}
+    x, y = torch.linspace(-4, 4, 50).double(), torch.linspace(-4, 4, 60).double()
+    weights = torch.exp(-0.5 * (x[:, None].square() + (y - torch.sin(x[:, None])).square()))
+    generator = torch.Generator().manual_seed(0)
+    residual = list(torch.randn(2, 50, 60, dtype=torch.float64, generator=generator))
+    tilt = y - torch.sin(x[:, None])
+    score = [torch.cos(x[:, None]) * tilt - x[:, None], -tilt]
+    turns = Turns(*(bases[kind] for kind in kinds.split()), x, y)
+    shape, root = (turns.first.size, turns.second.size), weights.sqrt()
+    columns = [
+        torch.stack([root * f for f in turns.field(c.view(shape), score)]).flatten()
+        for c in torch.eye(len(turns)).double()
+    ]
+    target = -torch.stack([root * r for r in residual]).flatten()
+    design = torch.stack(columns, 1)
+    expected = design @ torch.linalg.lstsq(design, target[:, None], driver="gelsd").solution[:, 0]
+    fitted = torch.stack([root * f for f in turns.fit(weights, residual, score)]).flatten()
+    torch.testing.assert_close(fitted, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_imbalance_is_that_of_the_density():
