@@ -58,13 +58,22 @@ def mean_square(weights, field):
     return float(sum((weights * f.square()).sum() for f in field))
 
 
+def coarse(size=21, half=6.0):
+    """Splines too few for three holes: what they miss is more than an error of a reference."""
+    knots = np.linspace(-half, half, size).tolist()
+    groups = [[((), [], 10**6)], [((0,), [list(range(size + 2))], 10**6)]]
+    return ConditionalFlow([("splines", knots, 0.3)] * 2, [("splines", knots)] * 2, groups)
+
+
 def test_above_the_truth_and_not_far(holes):
-    fit, equation = holes
+    potential = holes[1].potential.potential
     box = [[-5.0, 5.0], [-5.0, 5.0]]
     exact = finite_volumes_2d(
-        equation.potential.potential, HORIZON, beta=BETA,
-        domain=box, tol=2e-2, n_nodes=32, max_nodes=128,
-    )  # fmt: skip
+        potential, HORIZON, beta=BETA, domain=box, tol=2e-2, n_nodes=32, max_nodes=128
+    )
+    fit = ParametricFokkerPlanck(coarse(), beta=BETA, random_state=0, tol=10)
+    certificate = fit.fit(potential, HORIZON).certificate_
+    assert planar_look(fit._trajectory(), holes[1]) is not None
     points = np.stack(np.meshgrid(*exact.axes, indexing="ij"), -1).reshape(-1, 2)
     cell = np.prod([axis[1] - axis[0] for axis in exact.axes])
     for t in (0.1, HORIZON):
@@ -73,12 +82,15 @@ def test_above_the_truth_and_not_far(holes):
         kept = mass > 1e-12
         kl = np.sum(mass[kept] * (log_fitted - log_exact)[kept])
         distance = 0.5 * np.sum(np.abs(mass - np.exp(log_exact) * cell))
-        # the fit is closer to the truth than the grid may be
-        assert 0 < kl <= fit.certificate_.kl(t) + exact.error**2 / 2
-        assert distance <= fit.certificate_.total_variation(t)
-    assert fit.certificate_.kl() < 0.02
+        assert kl > 2 * exact.error**2  # so that the reference may stand for the truth
+        assert kl < certificate.kl(t) < 10 * kl
+        assert distance < certificate.total_variation(t) < 10 * distance
     # the velocity of the map itself would certify much less
-    assert replace(fit.certificate_, charged=None).kl() > 10 * fit.certificate_.kl()
+    assert replace(certificate, charged=None).kl() > 10 * certificate.kl()
+
+
+def test_what_a_default_fit_is_certified_to(holes):
+    assert 0 < holes[0].certificate_.kl() < 1e-3
 
 
 @pytest.mark.parametrize("t", [0.03, 0.3])
