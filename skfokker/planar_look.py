@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import copy
 import math
-from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy import linalg
 from torch import Tensor
 
+from .block_tridiagonal import solve_block_tridiagonal
 from .divergence import divergence, steps
 from .equation import FokkerPlanck
 from .flows.bases import CubicSplines
@@ -282,37 +282,33 @@ class Turns:
         gram = a.values.T @ right + (a.slopes.T @ weights + a.mixed.T @ pull1) @ b.values
         force = a.f.T @ ((weights * r1) @ b.df + (pull2 * r1 - pull1 * r2) @ b.f)
         force = force - a.df.T @ ((weights * r2) @ b.f)
-        return self._solve(gram.cpu().numpy(), -force.flatten().cpu().numpy()).to(force)
+        return self._solve(gram, -force)
 
-    def _solve(self, gram: np.ndarray, force: np.ndarray) -> Tensor:
-        """Coefficients (K, L) of the normal equations, from means over pairs and (K L,)."""
-        size = gram[np.ix_(self.first.alone, self.second.alone)].ravel()
-        size = np.sqrt(np.maximum(size, 1e-200))  # functions live where there is little mass
-        late, early, source = self._entries
-        band = np.zeros((int((late - early).max()) + 1, len(force)))
-        band[late - early, early] = gram.ravel()[source] / (size[late] * size[early])
+    def _solve(self, gram: Tensor, force: Tensor) -> Tensor:
+        """Coefficients (K, L) of the normal equations, from sums over pairs and (K, L)."""
+        a, b = self.first, self.second
+        size = gram[a.alone][:, b.alone]
+        size = size.clamp(min=1e-200).sqrt()  # functions live where there is little mass
+        spread = gram.new_zeros(len(gram) + 1, b.size, b.size)  # the last one for no overlap
+        spread[:-1, b.i, b.j] = gram
+        spread[:-1, b.j, b.i] = gram
+
+        def block(rows: Tensor, columns: Tensor) -> Tensor:
+            values = spread[a.number[rows][:, columns]].transpose(1, 2)
+            values = values / (size[rows, :, None, None] * size[columns])
+            return values.flatten(2).flatten(0, 1)
+
+        runs = a.runs()
+        diagonal = [block(run, run) for run in runs]
+        beside = [block(*two) for two in pairwise(runs)]
+        right = [(force[run] / size[run]).flatten() for run in runs]
         for ridge in (_RIDGE, 1e-6):
-            band[0] += ridge
-            try:
-                solved = linalg.solveh_banded(band, force / size, lower=True) / size
-                break
-            except linalg.LinAlgError:
-                solved = np.zeros_like(force)
-        return torch.from_numpy(solved.reshape(self.first.size, self.second.size))
-
-    @cached_property
-    def _entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows and columns of the entries below the diagonal that are not 0, and their pairs."""
-        a, b, n = self.first, self.second, self.second.size
-        i, j = a.pairs
-        k, m = b.pairs
-        number = np.arange(len(i))[:, None] * len(k) + np.arange(len(k))
-        here, there = i[:, None] * n, j[:, None] * n
-        late = np.concatenate([(there + m).ravel(), (there + k).ravel()])
-        early = np.concatenate([(here + k).ravel(), (here + m).ravel()])
-        source = np.concatenate([number.ravel(), number.ravel()])
-        kept = late >= early
-        return late[kept], early[kept], source[kept]
+            for square in diagonal:
+                square.diagonal().add_(ridge)
+            solved = solve_block_tridiagonal(diagonal, beside, right)
+            if solved is not None:
+                return torch.cat(solved).view_as(force) / size
+        return torch.zeros_like(force)
 
     def field(self, coefficients: Tensor, score: list[Tensor], a=None, b=None) -> list[Tensor]:
         """The field of a at the nodes."""
@@ -331,23 +327,32 @@ class _Axis:
     Attributes
     ----------
     f, df : Tensor (N, K)
-    pairs : tuple of two ndarrays
-        i and j.
-    alone : ndarray (K,)
-        Where i = j.
+    i, j : Tensor (pairs,)
+        Numbers of two functions that overlap, i <= j.
+    alone : Tensor (K,)
+        The pairs where i = j.
+    number : Tensor (K, K)
+        The pair of two functions; -1 where they do not overlap.
     values, mixed, slopes : Tensor (N, pairs)
-        f_i f_j, f_i f_j' + f_i' f_j and f_i' f_j', for i <= j.
+        f_i f_j, f_i f_j' + f_i' f_j and f_i' f_j'.
     """
 
     def __init__(self, basis, nodes: Tensor):
         self.f, self.df, self.size = basis(nodes), basis(nodes, 1), basis.size
         overlap = self.f.abs().T @ self.f.abs() > 0
-        i, j = torch.triu(overlap).nonzero(as_tuple=True)
-        self.pairs = i.cpu().numpy(), j.cpu().numpy()
-        self.alone = np.flatnonzero(self.pairs[0] == self.pairs[1])
+        self.i, self.j = i, j = torch.triu(overlap).nonzero(as_tuple=True)
+        self.alone = (i == j).nonzero()[:, 0]
+        self.number = i.new_full((self.size, self.size), -1)
+        self.number[i, j] = self.number[j, i] = torch.arange(len(i), device=i.device)
         self.values = self.f[:, i] * self.f[:, j]
         self.mixed = self.f[:, i] * self.df[:, j] + self.df[:, i] * self.f[:, j]
         self.slopes = self.df[:, i] * self.df[:, j]
+
+    def runs(self) -> list[Tensor]:
+        """Numbers of the functions in sequence, in parts that overlap with the next one only."""
+        reach = int((self.j - self.i).max())
+        everything = torch.arange(self.size, device=self.i.device)
+        return list(everything.tensor_split(max(1, self.size // max(1, reach))))
 
     def part(self, where: slice) -> _Axis:
         """The same at some of the nodes."""

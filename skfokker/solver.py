@@ -398,9 +398,8 @@ class Solver:
         return None
 
     def _falls_short(self, fit: Fit) -> bool:
-        """Whether the certified error is above ``tol``, which only drives the default scheme."""
-        driven = isinstance(fit.scheme, LeastSquaresNested | ScoreDualNested)
-        return driven and fit.certificate is not None and _certified(fit) > self.tol
+        """Whether the certified error is above ``tol``, where the scheme aims at that."""
+        return fit.scheme.aims_at_tolerance and fit.certificate is not None and _certified(fit) > self.tol
 
     def _diagnose(self, fit: Fit) -> Diagnosis:
         generator = torch_generator(self.random_state, _CERTIFY)

@@ -10,8 +10,9 @@ from skfokker import ParametricFokkerPlanck, problems
 from skfokker.certificate import certify
 from skfokker.equation import FokkerPlanck
 from skfokker.flows import ConditionalFlow
+from skfokker.flows.bases import CubicSplines, Polynomials
 from skfokker.imbalance import Imbalance
-from skfokker.planar_look import PlanarLook, planar_look
+from skfokker.planar_look import PlanarLook, Turns, planar_look
 from skfokker.potentials import CallablePotential, CheckedPotential, Quadratic, Rosenbrock
 from skfokker.reference import finite_volumes_2d
 from skfokker.schemes.normal_equations import InnerProblem
@@ -57,13 +58,22 @@ def mean_square(weights, field):
     return float(sum((weights * f.square()).sum() for f in field))
 
 
+def coarse(size=21, half=6.0):
+    """Splines too few for three holes: what they miss is more than an error of a reference."""
+    knots = np.linspace(-half, half, size).tolist()
+    groups = [[((), [], 10**6)], [((0,), [list(range(size + 2))], 10**6)]]
+    return ConditionalFlow([("splines", knots, 0.3)] * 2, [("splines", knots)] * 2, groups)
+
+
 def test_above_the_truth_and_not_far(holes):
-    fit, equation = holes
+    potential = holes[1].potential.potential
     box = [[-5.0, 5.0], [-5.0, 5.0]]
     exact = finite_volumes_2d(
-        equation.potential.potential, HORIZON, beta=BETA,
-        domain=box, tol=2e-2, n_nodes=32, max_nodes=128,
-    )  # fmt: skip
+        potential, HORIZON, beta=BETA, domain=box, tol=2e-2, n_nodes=32, max_nodes=128
+    )
+    fit = ParametricFokkerPlanck(coarse(), beta=BETA, random_state=0, tol=10)
+    certificate = fit.fit(potential, HORIZON).certificate_
+    assert planar_look(fit._trajectory(), holes[1]) is not None
     points = np.stack(np.meshgrid(*exact.axes, indexing="ij"), -1).reshape(-1, 2)
     cell = np.prod([axis[1] - axis[0] for axis in exact.axes])
     for t in (0.1, HORIZON):
@@ -72,12 +82,15 @@ def test_above_the_truth_and_not_far(holes):
         kept = mass > 1e-12
         kl = np.sum(mass[kept] * (log_fitted - log_exact)[kept])
         distance = 0.5 * np.sum(np.abs(mass - np.exp(log_exact) * cell))
-        # the fit is closer to the truth than the grid may be
-        assert 0 < kl <= fit.certificate_.kl(t) + exact.error**2 / 2
-        assert distance <= fit.certificate_.total_variation(t)
-    assert fit.certificate_.kl() < 0.02
+        assert kl > 2 * exact.error**2  # so that the reference may stand for the truth
+        assert kl < certificate.kl(t) < 10 * kl
+        assert distance < certificate.total_variation(t) < 10 * distance
     # the velocity of the map itself would certify much less
-    assert replace(fit.certificate_, charged=None).kl() > 10 * fit.certificate_.kl()
+    assert replace(certificate, charged=None).kl() > 10 * certificate.kl()
+
+
+def test_what_a_default_fit_is_certified_to(holes):
+    assert 0 < holes[0].certificate_.kl() < 1e-3
 
 
 @pytest.mark.parametrize("t", [0.03, 0.3])
@@ -126,6 +139,29 @@ def test_fields_that_leave_the_law_alone_are_not_charged():
     more = charged([r + t for r, t in zip(residual, turn, strict=True)])
     assert more == pytest.approx(charged(residual), rel=1e-4)
     assert charged(residual) < mean_square(weights, residual)
+
+
+@pytest.mark.parametrize("kinds", ["splines splines", "polynomials splines", "splines polynomials"])
+def test_turns_are_least_squares_in_any_functions(kinds):
+    """Splines overlap with three neighbours, polynomials with all others."""
+    bases = {"splines": CubicSplines(np.linspace(-4, 4, 11)), "polynomials": Polynomials(-4, 4, 6)}
+    x, y = torch.linspace(-4, 4, 50).double(), torch.linspace(-4, 4, 60).double()
+    weights = torch.exp(-0.5 * (x[:, None].square() + (y - torch.sin(x[:, None])).square()))
+    generator = torch.Generator().manual_seed(0)
+    residual = list(torch.randn(2, 50, 60, dtype=torch.float64, generator=generator))
+    tilt = y - torch.sin(x[:, None])
+    score = [torch.cos(x[:, None]) * tilt - x[:, None], -tilt]
+    turns = Turns(*(bases[kind] for kind in kinds.split()), x, y)
+    shape, root = (turns.first.size, turns.second.size), weights.sqrt()
+    columns = [
+        torch.stack([root * f for f in turns.field(c.view(shape), score)]).flatten()
+        for c in torch.eye(len(turns)).double()
+    ]
+    target = -torch.stack([root * r for r in residual]).flatten()
+    design = torch.stack(columns, 1)
+    expected = design @ torch.linalg.lstsq(design, target[:, None], driver="gelsd").solution[:, 0]
+    fitted = torch.stack([root * f for f in turns.fit(weights, residual, score)]).flatten()
+    torch.testing.assert_close(fitted, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_imbalance_is_that_of_the_density():

@@ -37,7 +37,16 @@ class Step:
 
 
 class Scheme(BaseEstimator):
-    """A march of theta through time; holds hyper-parameters only."""
+    """A march of theta through time; holds hyper-parameters only.
+
+    Attributes
+    ----------
+    aims_at_tolerance : bool
+        Whether its default settings are chosen so that ``tol`` of the estimator is met: a fit whose
+        certified error is above that warns, and may be refined. False unless a scheme says so.
+    """
+
+    aims_at_tolerance = False
 
     def steps(
         self,

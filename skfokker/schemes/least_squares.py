@@ -94,6 +94,8 @@ class LeastSquaresNested(Scheme):
         If the step size collapses or ``max_steps`` is reached.
     """
 
+    aims_at_tolerance = True
+
     def __init__(
         self,
         tolerance: float | None = None,

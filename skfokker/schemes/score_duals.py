@@ -70,6 +70,8 @@ class ScoreDualNested(Scheme):
     projection on exponential manifolds of densities", Bernoulli 5 (1999).
     """
 
+    aims_at_tolerance = True
+
     def __init__(
         self,
         tolerance: float | None = None,
