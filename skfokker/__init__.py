@@ -7,11 +7,13 @@ __version__ = "0.1.0.dev0"
 from . import forks  # noqa: F401  (what it does at import is all)
 from .densities import GaussianDensity
 from .distribution import TransportedNormal
+from .dynamics import Equation
 from .estimator import ParametricFokkerPlanck
 from .initial import Gaussian
 from .trajectory import Trajectory
 
 __all__ = [
+    "Equation",
     "Gaussian",
     "GaussianDensity",
     "ParametricFokkerPlanck",

@@ -62,7 +62,8 @@ class Certificate:
     variance : ndarray (k - 1,)
         Variance of each of these estimates.
     beta : float
-        Diffusion coefficient.
+        Diffusion coefficient; 1 for a general equation, whose residual is E[r . D^-1 r] (NaN where
+        D has no inverse: there is no bound of KL then).
     initial_error : float
         E_0, the KL divergence at t = 0.
     convexity : float or None
@@ -82,6 +83,9 @@ class Certificate:
         out of its :meth:`~skfokker.flows.Flow.main_part`. None where that would not help.
     left_out : ndarray (k - 1,) or None
         p, at most, on each interval.
+    is_bound : bool
+        False where the drift depends on the law and nothing says how much: what is computed is
+        then the residual against the mean field of the fit, and no bound.
     """
 
     times: np.ndarray
@@ -98,6 +102,7 @@ class Certificate:
     log_sobolev: float | None = None
     main: Certificate | None = None
     left_out: np.ndarray | None = None
+    is_bound: bool = True
 
     def kl(self, t=None, *, confidence: float | None = None):
         """Bound on KL(rho_theta(t) | rho(t)) in nats, at the given confidence.
@@ -163,7 +168,8 @@ class Certificate:
             total = fade * total + weight * mean
             variance = fade**2 * variance + weight**2 * var
             ends.append(total + quantile * np.sqrt(variance))
-        return np.array(ends), np.array(inside)
+        # no residual in the norm of D^-1 where that has no inverse
+        return np.nan_to_num(ends, nan=np.inf), np.nan_to_num(inside, nan=np.inf)
 
     def _total_variation(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`_kl`."""
@@ -247,6 +253,8 @@ class Certificate:
         most = ""
         if self.main is not None and self.main.kl() < self.kl() / 2:
             most = f"; all but {self.left_out.max():.1g} of its mass: KL <= {self.main.kl():.2g}"
+        if not self.is_bound:
+            most += "; the drift depends on the law: residuals, no bounds"
         return (
             f"KL(fit | exact) <= {self.kl():.2g} at t = {self.times[-1]:g} "
             f"({100 * self.confidence:g} %), total variation <= {self.total_variation():.2g}{most}"
@@ -312,7 +320,7 @@ def certify(
         look = PointLook(trajectory, equation, generator, interacts, n_samples)
         pilots = np.quantile(times, [0.05, 0.3, 0.8])
         largest = max(mean_residual(trajectory, equation, t, 128, generator) for t in pilots)
-        if largest * (times[-1] - times[0]) / (4 * equation.beta) < _EXACT:
+        if largest * (times[-1] - times[0]) / (4 * equation.charge) < _EXACT:
             look.imbalance = None
         look.n_pointwise = look.n_pointwise * n_times // (strata * (len(times) - 1))
     rows = []
@@ -336,7 +344,7 @@ def certify(
         times,
         means[0],
         variances[0],
-        equation.beta,
+        equation.charge,
         initial_error,
         convexity,
         charged=charged,
@@ -344,6 +352,7 @@ def certify(
         imbalance=imbalance,
         imbalance_variance=imbalance_variance,
         log_sobolev=log_sobolev,
+        is_bound=not equation.mean_field,
     )
     if look.tail is not None:
         error = _initial_error_of_most(initial_error, look.tail.mass)

@@ -9,6 +9,7 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -19,6 +20,9 @@ from .checkpoint import Checkpoints, find_checkpoint
 from .cloning import CloneMixin
 from .corrector import ParticleCorrector
 from .densities import DensityPotential
+from .dynamics.general import GeneralFokkerPlanck
+from .dynamics.reading import is_equation, read_equation
+from .dynamics.timed import TimedPotential
 from .equation import FokkerPlanck
 from .fit import Fit
 from .flows import Flow
@@ -32,10 +36,11 @@ from .potentials import CheckedPotential
 from .potentials.boundaries import refuse_boundaries
 from .rest import EQUILIBRIUM, relaxation_time, solve_to_rest
 from .schemes.base import Scheme
+from .schemes.points import crowd
 from .solver import Solver
 from .start import LAPLACE, Start
 from .trajectory import Trajectory
-from .validation import SuggestingMixin, as_horizon, resolve_device
+from .validation import SuggestingMixin, as_horizon, as_points, as_times, resolve_device
 
 
 class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMixin, BaseEstimator):
@@ -231,7 +236,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
 
         Parameters
         ----------
-        potential : callable, Potential, Distribution or array-like (n, d)
+        potential : callable, Potential, Equation, Distribution or array-like (n, d)
             V: any function of a torch tensor (n, d) that returns (n,), differentiable. A torch
             distribution means V = -beta log_prob. An array is draws from the equilibrium law:
             V = -beta log of the density that ``from_samples`` fits to them.
@@ -274,9 +279,13 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         device = resolve_device(self.device)
         continued = self._last_fit() if self.warm_start and self._is_fitted() else None
         resumed = find_checkpoint(type(self), resume, checkpoint)
-        potential, density = read_potential(
-            self, potential, sample_weight, device, continued.trajectory.d if continued else None
-        )
+        before_d = continued.trajectory.d if continued else None
+        beta, density = float(self.beta), None
+        if is_equation(potential):
+            potential, beta = self._read_equation(potential, horizon, before_d, device)
+        else:
+            potential, density = read_potential(self, potential, sample_weight, device, before_d)
+        general = isinstance(potential, GeneralFokkerPlanck)
         if resumed is not None:
             given = horizon if t_final is not None or horizon != self.t_final else None
             given = None if to_rest else given
@@ -289,37 +298,45 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         before = self if continued is not None else resumed.model if resumed is not None else None
         # a family of the user's with all its functions is taken as it is, in the user's coordinates
         free = before is None and (self.flow is None or not self.flow.chosen)
-        start = Start.of(
-            self.initial,
-            potential,
-            self.beta,
-            self.random_state,
-            device,
-            precondition=to_rest and before is None,
-            frame=None if before is None else split_frame(getattr(before, "flow_", None))[1],
-            rotate=free,
-            horizon=None if to_rest else horizon,
-        )
-        if before is None and not start.potential.has_walls:
+        if general:
+            start = Start.general(self.initial, potential, device, horizon)
+        else:
+            start = Start.of(
+                self.initial,
+                potential,
+                beta,
+                self.random_state,
+                device,
+                precondition=to_rest and before is None,
+                frame=None if before is None else split_frame(getattr(before, "flow_", None))[1],
+                rotate=free,
+                horizon=None if to_rest else horizon,
+            )
+        if before is None and not general and not start.potential.has_walls:
             mean, scale = initial_moments(start.initial, potential.n_features_in_, device)
-            reach = relaxation_time(scale, self.beta) if to_rest else horizon
-            refuse_boundaries(start.potential, mean, scale, self.beta, reach)
+            reach = relaxation_time(scale, beta) if to_rest else horizon
+            refuse_boundaries(start.potential, mean, scale, beta, reach)
         checkpoints = None
         if checkpoint is not None:
             snapshot = partial(self._snapshot, start.frame)
             checkpoints = Checkpoints(checkpoint, checkpoint_interval, snapshot, potential)
-        self.potential_ = potential
+        self.potential_, self.beta_ = potential, beta
         self.__dict__.pop("density_", None)
         if density is not None:
             self.density_ = density
-        solver = Solver(
-            FokkerPlanck(
+        equation = start.potential
+        if not general:
+            equation = FokkerPlanck(
                 CheckedPotential(start.potential),
-                float(self.beta),
+                beta,
                 potential.n_features_in_,
                 start.structure.separable,
                 start.structure.interacts,
-            ),
+            )
+        if not (equation.has_energy and equation.steady):
+            self._check_general()
+        solver = Solver(
+            equation,
             start.structure,
             getattr(start.potential, "convexity", start.structure.convexity),
             horizon,
@@ -330,7 +347,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             resumed=resumed,
         )
         if to_rest:
-            fit = solve_to_rest(solver, relaxation_time(start.scale, self.beta))
+            fit = solve_to_rest(solver, relaxation_time(start.scale, beta))
         else:
             fit = solver.solve()
         if start.reason is not None and fit.plan is not None:
@@ -357,8 +374,13 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         """
         from .bayes import Posterior
 
+        if isinstance(self.potential_, GeneralFokkerPlanck | TimedPotential):
+            raise ValueError(
+                "posterior() weighs draws by the equilibrium exp(-V / beta), which an equation "
+                "with this drift or diffusion, or in time, does not have: use sample()."
+            )
         law = self.at()
-        potential = DensityPotential(self.potential_, 1 / self.beta)
+        potential = DensityPotential(self.potential_, 1 / getattr(self, "beta_", self.beta))
         state = self.random_state if random_state is None else random_state
         return Posterior(potential, law, n_draws, random_state=state)
 
@@ -408,7 +430,86 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
 
         return overview(self, times, **options)
 
+    def current(self, X, t=None):
+        r"""The probability current J with :math:`\partial_t \rho = -\nabla \cdot J`.
+
+        :math:`J = \rho (b - \nabla \cdot D - D \nabla \log \rho)`, drift and diffusion those of
+        the equation, the law that of the fit: where a stationary law has a current, the forces do
+        work. Needs the equation, which a model read from a file may lack.
+
+        Parameters
+        ----------
+        X : array-like or Tensor (n, d)
+        t : float, optional
+            ``t_final_`` where not given.
+
+        Returns
+        -------
+        ndarray or Tensor (n, d)
+        """
+        march = self._trajectory()
+        points, restore = as_points(self, X, march.device)
+        t = float(as_times(t, self.t_final_))
+        equation = self.potential_
+        if not isinstance(equation, GeneralFokkerPlanck):
+            checked = CheckedPotential(equation)
+            beta = getattr(self, "beta_", self.beta)
+            equation = FokkerPlanck(checked, beta, self.n_features_in_)
+        theta = torch.as_tensor(march.at(t)[0], device=march.device)
+        equation.move_to(t, lambda n: crowd(march.flow, theta, march.d, n))
+        density = march.log_density(points, t).exp()
+        return restore(-density[:, None] * equation.driving_force(points, march.score(points, t)))
+
     # ------------------------------------------------------------------ inside
+
+    def _read_equation(self, given, horizon, before_d, device):
+        """The equation in use, or its potential, and beta; sets ``n_features_in_``."""
+        to_rest = horizon == EQUILIBRIUM
+        mean = None
+        if isinstance(self.initial, tuple | Gaussian):
+            pair = self.initial if isinstance(self.initial, tuple) else (self.initial.mean,)
+            mean = torch.as_tensor(pair[0], dtype=torch.float64)
+            mean = mean if mean.ndim == 1 else None
+        equation, beta = read_equation(
+            given,
+            n_features=self.n_features,
+            beta=float(self.beta),
+            mean=mean,
+            horizon=None if to_rest else horizon,
+            device=device,
+        )
+        if before_d is not None and equation.n_features_in_ != before_d:
+            raise ValueError(
+                f"warm_start=True continues a march in dimension {before_d}, but the equation has "
+                f"dimension {equation.n_features_in_}; use warm_start=False to start anew."
+            )
+        if to_rest and not getattr(equation, "steady", True):
+            raise ValueError(
+                "t_final='equilibrium' waits for the free energy to rest, but the equation depends "
+                "on time: give a number."
+            )
+        if to_rest and isinstance(equation, GeneralFokkerPlanck):
+            raise ValueError(
+                "t_final='equilibrium' is where the free energy rests, but the drift of this "
+                "equation is no gradient, or its diffusion no number: there is no free energy. "
+                "Give t_final as a number."
+            )
+        self.n_features_in_ = equation.n_features_in_
+        self.__dict__.pop("feature_names_in_", None)
+        return equation, beta
+
+    def _check_general(self) -> None:
+        """Refuse what only gradient flows that do not depend on time have."""
+        if self.corrector is not None:
+            raise ValueError(
+                "corrector polishes gradient flows that do not depend on time: leave it out for "
+                "this equation."
+            )
+        if self.scheme is not None and not self.scheme.any_equation:
+            raise ValueError(
+                f"scheme={self.scheme!r} marches gradient flows that do not depend on time: leave "
+                "scheme out, or take ScoreDualNested() or LeastSquaresNested()."
+            )
 
     def __sklearn_is_fitted__(self) -> bool:
         return "thetas_" in self.__dict__

@@ -52,7 +52,7 @@ class Imbalance:
 
     def __post_init__(self):
         d, known = self.equation.d, self.interacts is not None
-        if self.flow.closed_form:
+        if self.closed:
             self.groups = colour(self.interacts) if known else spread_out(d, d)
         elif self.flow.separable and self.equation.separable:
             self.groups = spread_out(d, 1)
@@ -62,23 +62,34 @@ class Imbalance:
     def n_points(self, work: int) -> int:
         """Points at a time, a power of two, for the work of evaluating so many residuals."""
         each = 1 + 2 * len(self.groups)
-        afford = min(_MOST_GRADIENTS // each, work) if self.flow.closed_form else work // each
+        afford = min(_MOST_GRADIENTS // each, work) if self.closed else work // each
         return 2 ** int(np.log2(max(_FEWEST, afford)))
 
     @torch.no_grad()
     def at(self, theta: Tensor, dtheta: Tensor, y: Tensor) -> Tensor:
         """eps (n,) at points y (n, d), where theta (m,) moves with dtheta (m,)."""
         scale, rows = steps(y), chunk_rows(self.flow, y.shape[1])
-        work = self._closed if self.flow.closed_form else self._by_differences
+        work = self._closed if self.closed else self._by_differences
         return torch.cat([work(theta, dtheta, part, scale) for part in y.split(rows)])
 
+    @property
+    def closed(self) -> bool:
+        """Whether only the divergence of what the equation gives is by differences."""
+        if self.equation.has_energy:
+            return self.flow.closed_form
+        return self.equation.diagonal and hasattr(self.flow, "score_curvature_and_rate")
+
     def _closed(self, theta, dtheta, y, scale):
-        flow, beta = self.flow, self.equation.beta
+        flow, equation = self.flow, self.equation
+        if not equation.has_energy:
+            score, curvature, rate = flow.score_curvature_and_rate(theta, dtheta, y)
+            right = equation.balance(y, score, curvature, scale, self.groups, self.generator)
+            return rate - right
         score, curvature, rate = flow.score_divergence_and_rate(theta, dtheta, y)
-        gradient = self._gradient(y)
-        laplacian = divergence(self._gradient, y, scale, self.groups, self.generator)
+        gradient = equation.pull(y)
+        laplacian = divergence(equation.pull, y, scale, self.groups, self.generator)
         right = laplacian + (gradient * score).sum(1)
-        right = right + beta * (curvature + score.square().sum(1))
+        right = right + equation.beta * (curvature + score.square().sum(1))
         return rate - right
 
     def _by_differences(self, theta, dtheta, y, scale):
@@ -92,6 +103,3 @@ class Imbalance:
         groups = self.groups
         change = divergence(lambda y: residual(y)[0], y, scale, groups, self.generator)
         return -change - (r * score).sum(1)
-
-    def _gradient(self, y):
-        return self.equation.potential.value_and_grad(y)[1]

@@ -51,7 +51,9 @@ def planar_look(trajectory: Trajectory, equation: FokkerPlanck) -> PlanarLook | 
     V couples blocks of the flow after all.
     """
     flow = trajectory.flow
-    if not flow.marched_by_scores or equation.potential.has_walls:
+    if not flow.marched_by_scores or equation.has_walls:
+        return None
+    if not (equation.has_energy and equation.steady):  # what is asked once has to stay what it is
         return None
     if max(len(block) for block in flow.blocks()) > QuadratureBlock.largest:
         return None

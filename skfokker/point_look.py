@@ -12,7 +12,7 @@ from .imbalance import Imbalance
 from .parallel import ALONE, Reduction, reduction
 from .potentials import PotentialError
 from .schemes.normal_equations import InnerProblem
-from .schemes.points import draw_seed, tail_normal
+from .schemes.points import crowd, draw_seed, tail_normal
 from .solenoidal import Points, Solenoidal, interacting_pairs
 from .trajectory import Trajectory
 
@@ -61,7 +61,7 @@ class PointLook:
         self.n_samples, self.n_pointwise = n_samples, n_samples // 2
         flow, d = trajectory.flow, trajectory.d
         self.imbalance = None
-        if not equation.potential.has_walls:
+        if not equation.has_walls:
             self.imbalance = Imbalance(equation, flow, generator, interacts)
         # where points keep their place in the reference
         self.tail = None if flow.moves_otherwise else Tail(d)
@@ -77,7 +77,7 @@ class PointLook:
         theta, dtheta = (torch.as_tensor(a, device=trajectory.device) for a in trajectory.at(t))
         x, weights = tail_normal(n, trajectory.d, draw_seed(self.generator))
         x, weights = x.to(theta), weights.to(theta)
-        self.equation.potential.time = t
+        self.equation.move_to(t, lambda n: crowd(trajectory.flow, theta, trajectory.d, n))
         problem = InnerProblem(self.equation, trajectory.flow, theta, x, weights, processes)
         here = problem.linearization
         residual = here.law_velocity(dtheta) + problem.g
@@ -95,25 +95,29 @@ class PointLook:
         at = start + (end - start) * (np.arange(_LOOKS) + u) / _LOOKS
         with reduction().together():  # all points on every process
             looks = [self._residual(t, ALONE, self.n_samples // 2) for t in at]
-            whole = np.mean(
-                [problem.mean_square(points.residual) for problem, _, points, _ in looks]
-            )
-            if not whole * length / (4 * self.equation.beta) > _NEGLIGIBLE:
+            whole = np.mean([self._charge(look[0], look[2].residual) for look in looks])
+            if not whole * length / (4 * self.equation.charge) > _NEGLIGIBLE:
                 return None
             points = [points for _, _, points, _ in looks]
             return self.span.fit(points[::2], points[1::2])
 
+    def _charge(self, problem: InnerProblem, residual: Tensor) -> float:
+        """The mean square of a residual in the norm of the equation."""
+        return problem.mean_square(self.equation.charged(problem.linearization.y, residual))
+
     def at(self, t: float, turning: Tensor | None) -> tuple[float, float, float, float, float]:
         """E|r|^2, E|w|^2, E|eps|, E eps, and E|r|^2 of the law without its tail, at time t."""
         problem, dtheta, points, weights = self._residual(t, reduction(), self.n_samples)
-        whole = charged = problem.mean_square(points.residual)
+        whole = charged = self._charge(problem, points.residual)
         if turning is not None:
-            charged = problem.mean_square(points.residual - self.span.field(points, turning))
+            charged = self._charge(problem, points.residual - self.span.field(points, turning))
         most = np.nan
         if self.tail is not None:
             share, slope = self.tail.at(points.x)
-            pull = self.equation.beta * points.at.solve_transposed(slope)
-            most = problem.mean((points.residual + pull).square().sum(1) * share)
+            y = points.at.y
+            pull = self.equation.spread(y, points.at.solve_transposed(slope))
+            size = self.equation.charged(y, points.residual + pull).square().sum(1)
+            most = problem.mean(size * share)
         if self.imbalance is None:
             return whole, charged, np.nan, np.nan, most
         # the first points of a set are a smaller set
@@ -141,6 +145,7 @@ def mean_residual(
     theta, dtheta = (torch.as_tensor(a, device=trajectory.device) for a in trajectory.at(t))
     x, weights = tail_normal(n_samples, trajectory.d, draw_seed(generator))
     x, weights = x.to(theta), weights.to(theta)
-    equation.potential.time = t
+    equation.move_to(t, lambda n: crowd(trajectory.flow, theta, trajectory.d, n))
     problem = InnerProblem(equation, trajectory.flow, theta, x, weights, reduction())
-    return problem.mean_square(problem.linearization.law_velocity(dtheta) + problem.g)
+    residual = problem.linearization.law_velocity(dtheta) + problem.g
+    return problem.mean_square(equation.charged(problem.linearization.y, residual))

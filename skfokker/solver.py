@@ -20,6 +20,7 @@ from .checkpoint import Checkpoint, Checkpoints, fixed_values
 from .corrector import ParticleCorrector
 from .equation import FokkerPlanck
 from .fit import Fit
+from .flows.affine import AffineFlow
 from .flows.base import Flow
 from .flows.choice import choose_flow
 from .flows.conditional import ConditionalFlow
@@ -40,6 +41,7 @@ from .potentials import PotentialError
 from .potentials.jumps import find_jump
 from .schemes.base import Scheme
 from .schemes.least_squares import LeastSquaresNested
+from .schemes.moments import GaussianMoments
 from .schemes.points import sobol_normal
 from .schemes.score_duals import ScoreDualNested
 from .scout import Scouts, count_modes, explore, gaussians_are_hopeless, send
@@ -134,13 +136,13 @@ class Solver:
             seed = torch_generator(self.random_state, _FIT).initial_seed() % 2**31
             self.random_state = int(processes.same(torch.tensor(seed, device=processes.device)))
         with processes.together():
-            values = fixed_values(self.equation.potential, self.device)
+            values = fixed_values(getattr(self.equation, "potential", self.equation), self.device)
         continued = None if self.continued is None else self.continued.trajectory
         resumed = None if self.resumed is None else self.resumed.model
         processes.check_same(
             potential=[float(f"{value:.9g}") for value in values],
             t_final=self.horizon,
-            beta=self.equation.beta,
+            beta=self.equation.charge,
             random_state=int(self.random_state),
             flow=repr(self.flow),
             scheme=repr(self.scheme),
@@ -236,6 +238,9 @@ class Solver:
             reasons.append(
                 "functions: by the graph of V, and by where particles sent ahead were seen"
             )
+        if isinstance(flow, AffineFlow) and self._keeps_gaussians and self.scheme is None:
+            reasons.append("scheme: two linear equations for mean and covariance")
+            return Plan(flow, GaussianMoments(), tuple(reasons))
         if self.scheme is not None:
             reasons.append("scheme: as given")
             return Plan(flow, clone(self.scheme), tuple(reasons))
@@ -246,11 +251,24 @@ class Solver:
         )
         return Plan(flow, _default_scheme(flow, effort), tuple(reasons))
 
+    @cached_property
+    def _keeps_gaussians(self) -> bool:
+        """Whether a linear equation, and no steady gradient flow, starts at a Gaussian."""
+        general = not (self.equation.has_energy and self.equation.steady)
+        return (
+            general and self.structure.quadratic and initial_shape(self.initial, self.equation.d)[0]
+        )
+
     def _choose_flow(self, effort: Effort) -> tuple[Flow, str]:
         gaussian, diagonal = initial_shape(self.initial, self.equation.d)
+        if self._keeps_gaussians:
+            flow = AffineFlow(diagonal=self.structure.separable and diagonal)
+            return flow, "flow: the equation is linear, where affine maps are exact"
+        if not self.equation.has_energy:
+            return ConditionalFlow(), "flow: conditional densities, for any drift and diffusion"
         coupled = not self.structure.separable or not diagonal
         parts = 1
-        hard = coupled and not self.structure.quadratic
+        hard = coupled and not self.structure.quadratic and self.equation.steady
         # in a plane splines do it better, and in many dimensions a mixture has too many parameters
         scale = initial_moments(self.initial, self.equation.d, self.device)[1]
         largest = max(map(len, components(self.structure.interacts, scale @ scale.T)))
@@ -399,7 +417,11 @@ class Solver:
 
     def _falls_short(self, fit: Fit) -> bool:
         """Whether the certified error is above ``tol``, where the scheme aims at that."""
-        return fit.scheme.aims_at_tolerance and fit.certificate is not None and _certified(fit) > self.tol
+        return (
+            fit.scheme.aims_at_tolerance
+            and fit.certificate is not None
+            and _certified(fit) > self.tol
+        )
 
     def _diagnose(self, fit: Fit) -> Diagnosis:
         generator = torch_generator(self.random_state, _CERTIFY)
@@ -431,7 +453,7 @@ class Solver:
     @torch.no_grad()
     def _warn_of_jumps(self, fit: Fit) -> None:
         """Say where V jumps within the law at the horizon (at t = 0 it is refused)."""
-        if self.equation.potential.has_walls:
+        if self.equation.has_walls or not self.equation.has_energy:
             return
         theta = as_tensor(fit.trajectory.thetas[-1], self.device)
         y, _ = fit.flow.forward(theta, sobol_normal(512, self.equation.d, seed=0).to(theta))

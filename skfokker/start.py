@@ -17,7 +17,7 @@ from .potentials.jumps import refuse_jumps, refuse_wrong_gradients
 from .rest import relaxation_time
 from .rotation import NOISE, find_rotation
 from .scout import send
-from .structure import Structure, components, probe
+from .structure import Structure, components, probe, probe_in_time
 
 LAPLACE = "laplace"  # what `initial` may be in the place of a law
 _N_AHEAD, _STEPS_AHEAD = 32, 100  # particles sent ahead to see where V has to be looked at
@@ -104,6 +104,9 @@ class Start:
         refuse_wrong_gradients(potential, mean, scale)
         if not potential.has_walls:
             refuse_jumps(potential, mean, scale, beta)
+        if not getattr(potential, "steady", True):
+            times = [0.0, 0.37 * horizon, horizon]
+            return cls(potential, initial, scale, probe_in_time(potential, mean, scale, times))
         start = cls(potential, initial, scale, probe(potential, mean, scale))
         if searched and precondition:
             if start.structure.separable:
@@ -112,6 +115,27 @@ class Start:
             frame = Frame(mean.cpu().numpy(), scale.cpu().numpy())
             start = cls._behind(frame, potential, None, device)
         return start._turned(potential, beta, horizon) if rotate else start
+
+    @classmethod
+    def general(cls, initial: Any, equation: Any, device: torch.device, horizon: float) -> Start:
+        """Look at an equation that is no gradient flow; ``potential`` is then that equation."""
+        from .dynamics.structure import probe as probe_equation
+
+        d = equation.d
+        if isinstance(initial, str):
+            raise ValueError(
+                f"initial={initial!r} is the start of a march to the equilibrium exp(-V / beta), "
+                "which this equation does not have: give a Gaussian, a distribution or draws."
+            )
+        mean, scale = initial_moments(initial, d, device)
+        generator = torch.Generator().manual_seed(8)
+        starts = torch.randn(_N_AHEAD, d, dtype=torch.float64, generator=generator).to(mean)
+        ends = send(equation, mean + starts @ scale.T, horizon, generator, _STEPS_AHEAD).ends
+        ends = ends[torch.isfinite(ends).all(1)]
+        times = [0.0, 0.21 * horizon, 0.63 * horizon, horizon]
+        structure = probe_equation(equation, mean, scale, times, ends)
+        equation.move_to(0.0)
+        return cls(equation.seen(structure), initial, scale, structure)
 
     @classmethod
     def _behind(cls, frame: Frame, potential: Potential, initial: Any, device) -> Start:

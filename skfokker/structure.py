@@ -81,6 +81,17 @@ def probe(
     return Structure(constant, interacts.cpu().numpy(), convexity)
 
 
+def probe_in_time(potential, mean: Tensor, scale: Tensor, times) -> Structure:
+    """What :func:`probe` sees of V(x, t) at several times, put together."""
+    seen = []
+    for t in times:
+        potential.time = t
+        seen.append(probe(potential, mean, scale))
+    potential.time = 0.0
+    together = np.logical_or.reduce([one.interacts for one in seen])
+    return Structure(all(one.quadratic for one in seen), together)
+
+
 def _holds_at_a_distance(
     potential, mean, scale, interacts, hessian, tolerance, n_points: int = 64
 ) -> bool:

@@ -99,8 +99,8 @@ def diagnose(
     nodes = np.unique(np.linspace(0, len(times) - 1, min(n_times, len(times))).astype(int))
     fresh = [mean_residual(trajectory, equation, times[k], n_samples, generator) for k in nodes]
     total = max(0.0, certificate.kl(confidence=0.5) - certificate.initial_error)
-    family = _integral(fitted, times) / (4 * equation.beta)
-    at_nodes = _integral(fresh, times[nodes]) / (4 * equation.beta)
+    family = _integral(fitted, times) / (4 * equation.charge)
+    at_nodes = _integral(fresh, times[nodes]) / (4 * equation.charge)
     family = min(family, total)
     sampling = min(max(at_nodes - family, 0.0), total - family)
     return Diagnosis(float(family), float(sampling), float(total - family - sampling))

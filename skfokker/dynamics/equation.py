@@ -124,9 +124,7 @@ class Equation(CloneMixin, BaseEstimator):
         """
         said = {"n_features of the equation": self.n_features, "n_features of the estimator": also}
         for name in ("potential", "drift"):
-            said[f"{name}.n_features_in_"] = getattr(
-                getattr(self, name), "n_features_in_", None
-            )
+            said[f"{name}.n_features_in_"] = getattr(getattr(self, name), "n_features_in_", None)
         if not (callable(self.diffusion) or self.diffusion is None):
             shape = np.shape(self.diffusion)
             said["the shape of diffusion"] = shape[0] if shape else None

@@ -42,6 +42,8 @@ class GeneralFokkerPlanck:
         L with |F[mu](x) - F[nu](x)| <= L TV(mu, nu), in the norm of D^{-1}, for the mean field F.
     frame : Frame, optional
         The coordinates z of a march, x = mean + root z, of an equation given in x.
+    linear : bool
+        Whether drift and force between particles are linear.
     """
 
     has_energy = False
@@ -59,10 +61,12 @@ class GeneralFokkerPlanck:
         regular: bool = True,
         lipschitz: float | None = None,
         frame: Frame | None = None,
+        linear: bool = False,
     ):
         self.terms = drift, diffusion, interaction
         self.d, self.separable, self.interacts = drift.d, separable, interacts
         self.regular, self.lipschitz, self.frame = regular, lipschitz, frame
+        self.linear = linear
         self.time, self._crowd = 0.0, None
         if frame is not None:
             root = torch.as_tensor(np.asarray(frame.root, dtype=float))
@@ -81,7 +85,9 @@ class GeneralFokkerPlanck:
         turned = self._inverse @ given @ self._inverse.T
         size = turned.diagonal().clamp(min=0.0).sqrt()
         noise = 1e-12 * torch.outer(size, size) + 1e-15 * turned.abs().max()
-        turned = torch.where(turned.abs() > noise, (turned + turned.T) / 2, torch.zeros(()).to(turned))
+        turned = torch.where(
+            turned.abs() > noise, (turned + turned.T) / 2, torch.zeros(()).to(turned)
+        )
         return Diffusion(turned.numpy(), self.d)
 
     def behind(self, frame: Frame, interacts: np.ndarray, separable: bool) -> GeneralFokkerPlanck:
@@ -93,13 +99,28 @@ class GeneralFokkerPlanck:
             regular=self.regular,
             lipschitz=self.lipschitz,
             frame=frame,
+            linear=self.linear,
         )
 
-    def seen(self, interacts: np.ndarray, separable: bool) -> GeneralFokkerPlanck:
+    def seen(self, structure: Any) -> GeneralFokkerPlanck:
         """The same with what was seen of its structure."""
-        return self.behind(self.frame, interacts, separable)
+        out = self.behind(self.frame, structure.interacts, structure.separable)
+        out.linear = structure.quadratic
+        return out
 
     # ------------------------------------------------------------ what it is
+
+    @property
+    def n_features_in_(self) -> int:
+        """Dimension."""
+        return self.d
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Numbers (n,) to recognise the equation by, at points x (n, d)."""
+        out = torch.zeros_like(x[:, 0])
+        for t in (0.0, 1.0):
+            out = out + self.terms[0](x, t).sum(1) + self.terms[1].along(x, t).sum(1)
+        return out
 
     @property
     def steady(self) -> bool:
@@ -135,6 +156,8 @@ class GeneralFokkerPlanck:
         self.time = float(t)
         if self.mean_field and crowd is not None:
             self._crowd = self.to_x(crowd(_CROWD))
+            if self.linear:  # the mean force is that of the mean
+                self._crowd = self._crowd.mean(0, keepdim=True)
 
     # ------------------------------------------------------------ what it does
 

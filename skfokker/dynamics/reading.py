@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..equation import FokkerPlanck
 from ..potentials import Potential, check_potential
 from ..potentials.checks import check_answers
 from .diffusion import Diffusion
@@ -145,13 +144,3 @@ def _is_gradient(drift: Term, d: int, device: torch.device) -> bool:
         if float((jacobian - jacobian.T).abs().max()) > _SYMMETRIC * size:
             return False
     return True
-
-
-def as_solved(
-    general: GeneralFokkerPlanck, structure: Any
-) -> GeneralFokkerPlanck:
-    """The equation with what was seen of its structure."""
-    return general.seen(structure.interacts, structure.separable)
-
-
-__all__ = ["FokkerPlanck", "as_solved", "is_equation", "read_equation"]

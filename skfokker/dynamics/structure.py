@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..divergence import colour
 from ..structure import Structure
 from .general import GeneralFokkerPlanck
 
@@ -83,7 +82,10 @@ def _is_linear(equation, jacobian, mean, scale, reached, size) -> bool:
     """Whether the drift between distant points is what one Jacobian says."""
     generator = torch.Generator().manual_seed(1)
     d = len(mean)
-    x = mean + 2 * torch.randn(_PAIRS, d, dtype=torch.float64, generator=generator).to(mean) @ scale.T
+    x = (
+        mean
+        + 2 * torch.randn(_PAIRS, d, dtype=torch.float64, generator=generator).to(mean) @ scale.T
+    )
     x = torch.cat([x, reached[:_PAIRS]])
     y = x.roll(1, 0)
     b = equation._drift(torch.cat([x, y]))
@@ -113,6 +115,3 @@ def _add_pairs(equation, interaction, t, scale, interacts, linear):
         return interacts, linear
     interacts = interacts | (hessians.abs().amax(0) > _ROUNDING * size).cpu().numpy()
     return interacts, linear and bool((hessians - hessians[0]).abs().max() <= 1e-6 * size)
-
-
-__all__ = ["colour", "probe"]

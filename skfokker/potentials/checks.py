@@ -31,10 +31,25 @@ class CheckedPotential(Potential):
         Time of the march, for the message; set by whoever marches.
     """
 
-    time: float | None = None
+    _time: float | None = None
 
     def __init__(self, potential: Potential):
         self.potential = potential
+
+    @property
+    def time(self) -> float | None:
+        return self._time
+
+    @time.setter
+    def time(self, t: float | None) -> None:
+        self._time = t
+        if not self.steady:
+            self.potential.time = t
+
+    @property
+    def steady(self) -> bool:
+        """Whether V does not depend on time."""
+        return getattr(self.potential, "steady", True)
 
     @property
     def n_features_in_(self) -> int:

@@ -7,6 +7,7 @@ from .errors import MarchError
 from .euler import ForwardEuler
 from .flat import FlatGradient
 from .least_squares import LeastSquaresNested
+from .moments import GaussianMoments
 from .projected import ProjectedMetric
 from .proximal import SemiImplicitNested
 from .score_duals import ScoreDualNested
@@ -16,6 +17,7 @@ __all__ = [
     "DualFeatures",
     "FlatGradient",
     "ForwardEuler",
+    "GaussianMoments",
     "LeastSquaresNested",
     "MarchError",
     "ProjectedMetric",

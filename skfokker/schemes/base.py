@@ -44,9 +44,12 @@ class Scheme(BaseEstimator):
     aims_at_tolerance : bool
         Whether its default settings are chosen so that ``tol`` of the estimator is met: a fit whose
         certified error is above that warns, and may be refined. False unless a scheme says so.
+    any_equation : bool
+        Whether it marches equations whose drift is no gradient, or that depend on time.
     """
 
     aims_at_tolerance = False
+    any_equation = False
 
     def steps(
         self,

@@ -25,7 +25,7 @@ from .normal_equations import (
     DirectSolver,
     InnerProblem,
 )
-from .points import draw_seed, normal_grid, sobol_normal
+from .points import crowd, draw_seed, normal_grid, sobol_normal
 from .projected import ProjectedSolver, as_metric
 
 
@@ -95,6 +95,7 @@ class LeastSquaresNested(Scheme):
     """
 
     aims_at_tolerance = True
+    any_equation = True
 
     def __init__(
         self,
@@ -139,7 +140,8 @@ class LeastSquaresNested(Scheme):
             yield self._stored(t, now, family, march, rejected)
             if t >= t_end:
                 return
-            equation.potential.time = t
+            march.t = t
+            equation.move_to(t)
             before, now = now, march.resample(now)
             if family.asleep and t - grown >= span / 20 and self._asks_for_more(now, equation):
                 grown = t
@@ -189,7 +191,7 @@ class LeastSquaresNested(Scheme):
 
     def _asks_for_more(self, now: _State, equation) -> bool:
         """Whether the residual certifies errors faster than ``growth_rate`` nats a unit of time."""
-        return now.problem.mean_square(now.residual) / (4 * equation.beta) > self.growth_rate
+        return now.problem.mean_square(now.residual) / (4 * equation.charge) > self.growth_rate
 
     def _grow(self, family: Growing, march: _March, now: _State) -> tuple[_March, _State]:
         """Wake layers, their features trained on the residual; T stays what it is."""
@@ -232,7 +234,7 @@ class _March:
         self.equation, self.flow, self.generator = equation, flow, generator
         d, m = equation.d, flow.n_parameters(equation.d)
         self.d, self.device, self.dtype = d, theta.device, theta.dtype
-        self.evaluations = 0
+        self.evaluations, self.t = 0, equation.time or 0.0
         self.metric = as_metric(scheme.metric)
         self.max_numbers = int(scheme.max_memory * 2**30 / 8)
         self.quadrature = flow.separable and equation.separable
@@ -301,8 +303,11 @@ class _March:
                 self.equation, self.flow, theta, x, weights, max_numbers=n * numbers
             )
 
-    def evaluate(self, theta) -> _State:
+    def evaluate(self, theta, t: float | None = None) -> _State:
         self.evaluations += 1
+        if not self.equation.steady:
+            t = self.t if t is None else t
+            self.equation.move_to(t, lambda n: crowd(self.flow, theta, self.d, n))
         if not torch.isfinite(theta).all():
             raise _Diverged
         return _State(self.problem(theta), self.solver)
@@ -336,16 +341,35 @@ class _March:
         """
         self.failure = None
         try:
-            theta, estimate = integrator.step(
-                lambda y: self.evaluate(y).xi, now.theta, now.xi, h, rho
-            )
-            after = self.evaluate(theta)
+            if self.equation.steady:
+                theta, estimate = integrator.step(
+                    lambda y: self.evaluate(y).xi, now.theta, now.xi, h, rho
+                )
+                after = self.evaluate(theta)
+            else:
+                after, estimate = self._step_in_time(integrator, now, h, rho)
         except PotentialError as failure:
             self.failure = failure
             return now, math.inf
         except (_Diverged, torch.linalg.LinAlgError):
             return now, math.inf
         return after, now.problem.displacement(estimate(after.xi))
+
+    def _step_in_time(self, integrator, now: _State, h: float, rho: float):
+        """A step of (theta, t), whose last component moves at rate one."""
+
+        def joined(theta, last):
+            return torch.cat([theta, theta.new_tensor([last])])
+
+        y, estimate = integrator.step(
+            lambda y: joined(self.evaluate(y[:-1], float(y[-1])).xi, 1.0),
+            joined(now.theta, self.t),
+            joined(now.xi, 1.0),
+            h,
+            rho,
+        )
+        after = self.evaluate(y[:-1], self.t + h)
+        return after, lambda rate: estimate(joined(rate, 1.0))[:-1]
 
     def spectral_radius(self, now: _State) -> float:
         """Of d(theta')/d(theta), by a nonlinear power iteration that remembers its direction."""
@@ -371,13 +395,15 @@ class _March:
 
     def record(self, now: _State, rejected: int) -> dict:
         problem = now.problem
-        with self.reduction.together():
-            value = self.equation.potential(problem.linearization.y)
-        log_rho = log_normal(problem.x) - problem.linearization.log_det
-        entropy_part = self.equation.beta * log_rho
+        energy = {}
+        if self.equation.has_energy:
+            with self.reduction.together():
+                value = self.equation.potential(problem.linearization.y)
+            log_rho = log_normal(problem.x) - problem.linearization.log_det
+            energy["free_energy"] = problem.mean(value + self.equation.beta * log_rho)
         evaluations, self.evaluations = self.evaluations, 0
         return {
-            "free_energy": problem.mean(value + entropy_part),
+            **energy,
             "residual": problem.mean_square(now.residual),
             "force": problem.mean_square(problem.g),
             "iterations": now.iterations,

@@ -46,6 +46,8 @@ class GaussianMoments(Scheme):
         If the step size collapses, or ``max_steps`` is reached.
     """
 
+    any_equation = True
+
     def __init__(
         self,
         tolerance: float = 1e-7,
@@ -237,4 +239,3 @@ class _March:
             "rejected": rejected,
         }
         return Step(t, now.theta, now.velocity, record)
-

@@ -71,6 +71,7 @@ class ScoreDualNested(Scheme):
     """
 
     aims_at_tolerance = True
+    any_equation = True
 
     def __init__(
         self,
