@@ -84,7 +84,7 @@ class FokkerPlanck:
     @property
     def time(self) -> float | None:
         """The time that it was moved to."""
-        return self.potential.time
+        return getattr(self.potential, "time", None)
 
     def drift(self, x: Tensor) -> Tensor:
         """The drift b of the particles (Ito) at x (n, d)."""

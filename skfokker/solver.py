@@ -287,7 +287,12 @@ class Solver:
         """Functions of conditional densities, where particles sent ahead were seen."""
         mean, scale = initial_moments(self.initial, self.equation.d, self.device)
         return choose_conditional(
-            self.structure.interacts, mean, scale @ scale.T, self._seen, capacity
+            self.structure.interacts,
+            mean,
+            scale @ scale.T,
+            self._seen,
+            capacity,
+            splines=self.equation.regular,
         )
 
     @cached_property

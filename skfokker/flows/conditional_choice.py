@@ -60,6 +60,7 @@ def choose_conditional(
     covariance: Tensor,
     seen: np.ndarray,
     capacity: int = 1,
+    splines: bool = True,
 ) -> ConditionalFlow:
     """Conditional densities that suit a potential.
 
@@ -79,6 +80,8 @@ def choose_conditional(
         Particles of the equation at k times.
     capacity : int
         Multiplies the number of functions.
+    splines : bool
+        Whether planes get splines: they need a diffusion that keeps their small scales at rest.
     """
     d, near = len(interacts), ties(interacts, covariance)
     scale = covariance.diagonal().sqrt().cpu().numpy()
@@ -92,7 +95,7 @@ def choose_conditional(
         order += [int(members[k]) for k in _block_order(inner, seen[:, :, members])]
         sizes[members] = len(members)
         fine = (spans / widths)[members].max() <= _FINEST
-        plane[members] = len(members) <= _PLANE and fine
+        plane[members] = splines and len(members) <= _PLANE and fine
     position = {coordinate: i for i, coordinate in enumerate(order)}
     own, features, groups = [None] * d, [None] * d, [None] * d
     for i, coordinate in enumerate(order):

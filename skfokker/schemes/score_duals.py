@@ -12,9 +12,9 @@ from ..equation import FokkerPlanck
 from ..potentials import PotentialError
 from .base import Scheme, Step
 from .errors import MarchError
+from .points import crowd
 from .quadrature_block import QuadratureBlock
 from .sampled_block import SampledBlock
-from .points import crowd
 from .score_blocks import Block, BlockState, Diverged
 
 _GAMMA = 1 - 1 / math.sqrt(2)
@@ -168,8 +168,8 @@ class _March:
 
     def _quadrature(self, theta: Tensor, flow, indices, *rest) -> QuadratureBlock | None:
         """Expectations by quadrature, for few coordinates whose law the nodes resolve."""
-        if len(indices) > QuadratureBlock.largest:
-            return None
+        if len(indices) > QuadratureBlock.largest or not self.equation.regular:
+            return None  # without diffusion a law may become narrower than any fixed nodes
         parts = flow.split(theta)
         with self.processes.together():
             block = QuadratureBlock(flow, indices, *rest)
