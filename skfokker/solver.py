@@ -437,6 +437,19 @@ class Solver:
         if not self._falls_short(fit):
             return
         reached = _certified(fit)
+        if not self.equation.regular:  # there is no bound of KL: total variation, by Pinsker
+            off = fit.certificate.total_variation(confidence=0.5)
+            if 2 * off**2 > self.tol:
+                warnings.warn(
+                    f"The certified error at t = {fit.trajectory.times[-1]:g} is a total variation "
+                    f"of at most {off:.2g}, more than tol={self.tol:g} nats would be (the "
+                    "diffusion has no inverse, so that there is no bound in nats). Try "
+                    "flow=ConditionalFlow(capacity=2), or ScoreDualNested with a smaller "
+                    "tolerance and more n_samples.",
+                    ConvergenceWarning,
+                    stacklevel=4,
+                )
+            return
         if fit.initial_error > 0.5 * reached:
             advice = (
                 "Most of it is the error of the initial law, which the `flow` cannot represent."

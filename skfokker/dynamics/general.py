@@ -3,8 +3,8 @@ r"""The Fokker-Planck equation with any drift, diffusion and interaction.
     d rho/dt = -div(rho b) + sum_ij d_i d_j (D_ij rho) = -div(rho v) ,
     v = b - div D - D grad log rho ,
 
-b = -grad V + force - E[grad W(x - X')], D = sigma sigma^T / 2 (Ito). Nothing but the weighted residual
-needs an inverse of D.
+b = -grad V + force - E[grad W(x - X')], D = sigma sigma^T / 2 (Ito). Nothing but the weighted
+residual needs an inverse of D.
 """
 
 from __future__ import annotations

@@ -133,6 +133,7 @@ def _is_gradient(drift: Term, d: int, device: torch.device) -> bool:
     generator = torch.Generator().manual_seed(2)
     sizes = torch.tensor([0.3, 1.0, 1.0, 3.0, 3.0, 6.0])
     x = torch.randn(len(sizes), d, dtype=torch.float64, generator=generator) * sizes[:, None]
+    same_rows(drift, x.to(device), 0.0)
     shifts = _DIFFERENCE * torch.eye(d, dtype=torch.float64)
     for point in x:
         moved = torch.cat([point + shifts, point - shifts]).to(device)
