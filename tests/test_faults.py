@@ -390,9 +390,9 @@ def test_resuming_a_march_by_scores_gives_the_same_bits(tmp_path, monkeypatch, d
     path, calls = tmp_path / "b", []
     evaluate = _March.evaluate
 
-    def troubled(self, theta, full=True):
+    def troubled(self, theta, *rest, **options):
         calls.append(theta)
-        return what(theta) if len(calls) == 40 else evaluate(self, theta, full)
+        return what(theta) if len(calls) == 40 else evaluate(self, theta, *rest, **options)
 
     monkeypatch.setattr(_March, "evaluate", troubled)
     if what is raise_error:
@@ -409,9 +409,9 @@ def test_a_march_is_resumed_with_the_functions_it_was_begun_with(tmp_path, monke
     """Without a seed they would be chosen otherwise."""
     path, calls, evaluate = tmp_path / "march.ckpt", [], _March.evaluate
 
-    def troubled(self, theta, full=True):
+    def troubled(self, theta, *rest, **options):
         calls.append(theta)
-        return press_ctrl_c(theta) if len(calls) == 40 else evaluate(self, theta, full)
+        return press_ctrl_c(theta) if len(calls) == 40 else evaluate(self, theta, *rest, **options)
 
     model = estimator(flow=None, n_features=3, random_state=None, t_final=0.02)
     monkeypatch.setattr(_March, "evaluate", troubled)
