@@ -191,6 +191,27 @@ def test_duffing_oscillator_against_particles():
     assert model.certificate_.total_variation() < 0.2
 
 
+def test_three_coordinates_of_a_regular_equation():
+    """By the weak form: the regression of rho^-1 L* rho runs away here."""
+
+    def drift(x):
+        pull = 1.6 * torch.exp(-2 * x.square().sum(1)) - 0.5
+        return pull[:, None] * x + torch.stack([x[:, 1], 0 * x[:, 1], 0 * x[:, 1]], 1)
+
+    model = ParametricFokkerPlanck(n_features=3, random_state=0, tol=10.0)
+    model.fit(Equation(drift=drift, diffusion=0.5), 1.5)
+    assert max(record["speed"] for record in model.history_) < 3.0
+    generator = torch.Generator().manual_seed(1)
+    n, steps = 50_000, 300
+    x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    for _ in range(steps):
+        xi = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        x = x + 1.5 / steps * drift(x) + math.sqrt(1.5 / steps) * xi
+    y = torch.from_numpy(model.sample(n))
+    assert (x.mean(0) - y.mean(0)).abs().max() < 0.03
+    assert (torch.cov(x.T) - torch.cov(y.T)).abs().max() < 0.05
+
+
 def test_stratonovich_is_ito_with_a_drift():
     def none(x):
         return torch.zeros_like(x)

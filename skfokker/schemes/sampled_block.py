@@ -35,7 +35,8 @@ class SampledBlock(Block):
     form : {"auto", "pointwise", "weak"}
         Whether b is E[phi rho^-1 L* rho] or -E[grad phi . g]. The former has no sampling error
         where the family follows the equation, but needs the Laplacian of V: two gradients for each
-        of the colours of the graph of V. "auto" takes it up to 24 of them.
+        of the colours of the graph of V. "auto" takes it up to 24 of them, for gradient flows and
+        where D has no inverse.
     processes : Reduction
         Among which the points are shared.
     """
@@ -60,7 +61,11 @@ class SampledBlock(Block):
         groups = colour(ties[np.ix_(self.columns, self.columns)])
         self.colours = [torch.tensor(self.columns)[group] for group in groups]
         few = len(groups) <= _MOST_COLOURS
-        self.pointwise = form == "pointwise" or (form == "auto" and few and equation.diagonal)
+        # what the family cannot follow makes the regression run away where no free energy falls;
+        # without diffusion in a coordinate the weak form has nothing to rest on
+        steady = equation.has_energy or not equation.regular
+        pointwise = few and equation.diagonal and steady
+        self.pointwise = form == "pointwise" or (form == "auto" and pointwise)
         if damping is None:
             self.damping = 1e-4 if self.pointwise else 1e-3
         unknowns = sum(factor.size for factor in self.factors)

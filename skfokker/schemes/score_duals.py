@@ -54,7 +54,8 @@ class ScoreDualNested(Scheme):
         How b is computed for blocks of more than two coordinates: as E[phi rho^-1 L* rho], which
         has no sampling error where the family follows the equation but needs the Laplacian of V
         (two gradients for each colour of its graph), or as -E[grad phi . g], which needs grad V
-        alone. "auto" takes the former for up to 24 colours.
+        alone. "auto" takes the former for up to 24 colours, for gradient
+        flows and where D has no inverse.
 
     Raises
     ------
