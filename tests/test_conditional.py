@@ -15,7 +15,7 @@ from skfokker.flows import ConditionalFlow
 from skfokker.flows.bases import as_basis
 from skfokker.potentials import CheckedPotential
 from skfokker.potentials.adapters import CallablePotential
-from skfokker.reference import finite_volumes_2d
+from skfokker.reference import finite_volumes_2d, langevin
 from skfokker.schemes import MarchError, ScoreDualNested
 from skfokker.schemes.points import sobol_normal
 from skfokker.schemes.quadrature_block import QuadratureBlock
@@ -288,6 +288,47 @@ def test_parameters_are_reached_through_the_estimator():
     copy = clone(model)
     assert copy.flow.capacity == 2 and copy.scheme.tolerance == 1e-3
     assert copy.get_params()["flow__own"] is None
+
+
+def test_a_start_too_narrow_for_the_nodes_is_sampled(fitted):
+    """In a plane, where expectations are a quadrature otherwise."""
+    mean, variance = np.array([0.5, -0.5]), 1e-3  # 0.03 wide, nodes are 0.1 apart
+    model = ParametricFokkerPlanck(
+        conditional(2, "splines", half=4.0), initial=(mean, variance), n_features=2,
+        random_state=0, t_final=0.2, tol=1e3,
+    ).fit(wells)  # fmt: skip
+    assert fitted.history_[0]["n_samples"] == 0 < model.history_[0]["n_samples"]
+    assert model.certificate_.kl() < 0.05
+    x0 = mean + variance**0.5 * np.random.RandomState(0).randn(20_000, 2)
+    exact = langevin(wells, 0.2, x0=x0, n_features=2, n_steps=200, weak_order=2)
+    x = model.sample(20_000, random_state=0)
+    np.testing.assert_allclose(x.mean(0), exact.mean(0), atol=0.025)
+    np.testing.assert_allclose(np.cov(x.T), np.cov(exact.T), atol=0.025)
+
+
+@pytest.mark.parametrize("functions", [None, [0, 2]], ids=["independent", "even"])
+def test_a_start_that_the_family_does_not_hold_is_fitted(functions):
+    """The second coordinate cannot follow the first along a line."""
+    own, feature = ("polynomials", -5.0, 5.0, 4, 2.0), ("polynomials", -5.0, 5.0, 4)
+    alone, tied = ((), [], 4), ((0,), [functions], 4)
+    flow = ConditionalFlow([own] * 2, [feature] * 2, [[alone], [tied if functions else alone]])
+    mean, covariance = np.array([0.5, -0.5]), np.array([[1.0, 0.3], [0.3, 0.8]])
+    root = torch.linalg.cholesky(torch.tensor(covariance))
+    assert flow.with_affine(None, torch.tensor(mean), root) is None
+    model = ParametricFokkerPlanck(
+        flow, initial=(mean, covariance), n_features=2, random_state=0, tol=1e3
+    ).fit(wells, 1e-3)
+    # KL(rho_theta | rho_0) of the product of the marginals, which is the best without a tie
+    r2 = 0.3**2 / 0.8
+    product = 1 / (1 - r2) - 1 + 0.5 * np.log(1 - r2)
+    if functions is None:
+        assert model.initial_error_ == pytest.approx(product, rel=0.15)
+    else:
+        assert 0.01 * product < model.initial_error_ < 0.9 * product
+    assert model.certificate_.kl(0.0) == model.initial_error_
+    x = model.sample(20_000, 0.0, random_state=0)
+    np.testing.assert_allclose(x.mean(0), mean, atol=0.05)
+    np.testing.assert_allclose(x.var(0), np.diag(covariance), atol=0.05)
 
 
 def test_a_start_that_the_family_holds_is_met():
