@@ -10,7 +10,7 @@ from skfokker import ParametricFokkerPlanck
 from skfokker.distribution import TransportedNormal
 from skfokker.equation import FokkerPlanck
 from skfokker.flows import Composition, Inverse, MixtureFlow, TriangularFlow
-from skfokker.flows.mixture import normal_quantile
+from skfokker.flows.mixture_map import normal_quantile
 from skfokker.potentials import CheckedPotential, GaussianMixture, Rosenbrock
 from skfokker.reference import finite_volumes_2d
 from skfokker.schemes.mixture_solver import MixtureSolver
