@@ -169,7 +169,8 @@ class Certificate:
             variance = fade**2 * variance + weight**2 * var
             ends.append(total + quantile * np.sqrt(variance))
         # no residual in the norm of D^-1 where that has no inverse
-        return np.nan_to_num(ends, nan=np.inf), np.nan_to_num(inside, nan=np.inf)
+        ends, inside = np.array(ends), np.array(inside)
+        return np.where(np.isnan(ends), np.inf, ends), np.where(np.isnan(inside), np.inf, inside)
 
     def _total_variation(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`_kl`."""

@@ -96,7 +96,7 @@ class FokkerPlanck:
 
     def pull(self, x: Tensor) -> Tensor:
         """div D - b at x (n, d): minus the velocity of the law but for its score; grad V here."""
-        return self.potential.value_and_grad(x)[1]
+        return self.potential.gradient(x)
 
     def spread(self, x: Tensor, v: Tensor) -> Tensor:
         """D v at x, for v (n, d)."""
@@ -125,6 +125,7 @@ class FokkerPlanck:
     def balance(
         self,
         y: Tensor,
+        pull: Tensor,
         score: Tensor,
         curvature: Tensor,
         step: Tensor,
@@ -135,14 +136,14 @@ class FokkerPlanck:
 
         Parameters
         ----------
-        y : Tensor (n, d)
+        y, pull : Tensor (n, d)
+            Points, and :meth:`pull` there.
         score, curvature : Tensor (n, d)
             s = grad log rho, and its own derivatives d s_i / d y_i.
         step, groups, generator
             Of the differences; see :func:`skfokker.divergence.divergence`.
         """
         bend = divergence(self.pull, y, step, groups, generator)
-        pull = self.pull(y)
         return bend + (pull * score).sum(1) + self.beta * (curvature + score.square()).sum(1)
 
     def linear_terms(self, t: float, at: Tensor, size: Tensor) -> tuple[Tensor, ...]:

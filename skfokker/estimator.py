@@ -114,8 +114,11 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
     plan_ : Plan or None
         Who chose the family and the scheme, and why: ``print(fit.plan_)``. None in models read from
         a file of :meth:`save`.
-    potential_ : Potential
-        The potential in use; its ``value_and_grad`` gives V and grad V.
+    potential_ : Potential or GeneralFokkerPlanck
+        The potential in use; its ``value_and_grad`` gives V and grad V. Of an equation that is no
+        gradient flow, that equation.
+    beta_ : float
+        Diffusion coefficient in use, NaN where the diffusion is no number.
     density_ : estimator
         The fitted ``from_samples`` component; only where draws were given.
     initial_error_ : float
@@ -282,6 +285,10 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         before_d = continued.trajectory.d if continued else None
         beta, density = float(self.beta), None
         if is_equation(potential):
+            if sample_weight is not None:
+                raise TypeError(
+                    "sample_weight weighs draws, but an equation was given: leave it out."
+                )
             potential, beta = self._read_equation(potential, horizon, before_d, device)
         else:
             potential, density = read_potential(self, potential, sample_weight, device, before_d)

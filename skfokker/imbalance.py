@@ -83,8 +83,10 @@ class Imbalance:
         flow, equation = self.flow, self.equation
         if not equation.has_energy:
             score, curvature, rate = flow.score_curvature_and_rate(theta, dtheta, y)
-            right = equation.balance(y, score, curvature, scale, self.groups, self.generator)
-            return rate - right
+            pull = equation.pull(y)
+            return rate - equation.balance(
+                y, pull, score, curvature, scale, self.groups, self.generator
+            )
         score, curvature, rate = flow.score_divergence_and_rate(theta, dtheta, y)
         gradient = equation.pull(y)
         laplacian = divergence(equation.pull, y, scale, self.groups, self.generator)

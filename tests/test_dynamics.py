@@ -274,7 +274,6 @@ def nan_later(x, t):
         ({"drift": short, "diffusion": 1.0}, ValueError, r"drift must return shape \(n, d\)"),
         ({"drift": nan_later}, PotentialError, r"drift returned NaN at x = .* \(time t = 0.37\)"),
         ({"drift": turning, "interaction": lambda r: r.sum(1)}, ValueError, "even function"),
-        ({"drift": turning, "lipschitz": -1.0}, ValueError, "lipschitz must be"),
         ({"drift": lambda x: x - x.mean(0)}, ValueError, "other points of the call"),
     ],
 )

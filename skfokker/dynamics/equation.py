@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -43,9 +42,6 @@ class Equation(CloneMixin, BaseEstimator):
     interaction : callable, optional
         Pair potential W(r) or W(r, t) of differences r = x - x' (n, d), even, shape (n,): the drift
         gains -E[grad W(x - X')] over X' of the law itself (McKean-Vlasov).
-    lipschitz : float, optional
-        L with :math:`|F[\mu](x) - F[\nu](x)| \le L \, TV(\mu, \nu)` in the norm of D^{-1}, for the
-        mean field F of the interaction: the certificate is a bound only where it is known.
     n_features : int, optional
         Dimension d, where nothing else says it.
 
@@ -72,7 +68,6 @@ class Equation(CloneMixin, BaseEstimator):
         force: Any = None,
         diffusion: Any = None,
         interaction: Any = None,
-        lipschitz: float | None = None,
         n_features: int | None = None,
     ):
         self.potential = potential
@@ -80,7 +75,6 @@ class Equation(CloneMixin, BaseEstimator):
         self.force = force
         self.diffusion = diffusion
         self.interaction = interaction
-        self.lipschitz = lipschitz
         self.n_features = n_features
 
     @classmethod
@@ -164,12 +158,6 @@ class Equation(CloneMixin, BaseEstimator):
         ):
             raise ValueError(
                 "the equation is empty: give it a potential or a drift, or a diffusion alone."
-            )
-        if self.lipschitz is not None and not (
-            isinstance(self.lipschitz, Real) and 0 <= self.lipschitz < np.inf
-        ):
-            raise ValueError(
-                f"lipschitz must be a number of at least 0, or None, got {self.lipschitz!r}."
             )
 
 

@@ -12,12 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..divergence import divergence
-from ..flows.frame import Frame
 from .diffusion import Diffusion
 from .drift import Drift, Interaction
 from .terms import not_finite
@@ -38,10 +36,6 @@ class GeneralFokkerPlanck:
         As of :class:`~skfokker.equation.FokkerPlanck`.
     regular : bool
         Whether D has an inverse wherever it was looked at.
-    lipschitz : float, optional
-        L with |F[mu](x) - F[nu](x)| <= L TV(mu, nu), in the norm of D^{-1}, for the mean field F.
-    frame : Frame, optional
-        The coordinates z of a march, x = mean + root z, of an equation given in x.
     linear : bool
         Whether drift and force between particles are linear.
     """
@@ -59,54 +53,22 @@ class GeneralFokkerPlanck:
         separable: bool = False,
         interacts: Any = None,
         regular: bool = True,
-        lipschitz: float | None = None,
-        frame: Frame | None = None,
         linear: bool = False,
     ):
         self.terms = drift, diffusion, interaction
         self.d, self.separable, self.interacts = drift.d, separable, interacts
-        self.regular, self.lipschitz, self.frame = regular, lipschitz, frame
-        self.linear = linear
+        self.regular, self.linear = regular, linear
         self.time, self._crowd = 0.0, None
-        if frame is not None:
-            root = torch.as_tensor(np.asarray(frame.root, dtype=float))
-            mean = torch.as_tensor(np.asarray(frame.mean, dtype=float)).expand(self.d)
-            self._mean, self._root, self._inverse = mean, root, torch.linalg.inv(root)
-        self._fixed = self._turned_diffusion()
-
-    def _turned_diffusion(self) -> Diffusion | None:
-        """A constant D in the coordinates of the frame; None for any other."""
-        diffusion = self.terms[1]
-        if self.frame is None:
-            return diffusion
-        if diffusion.fixed is None:
-            return None
-        given = diffusion.matrix(torch.zeros(1, self.d, dtype=torch.float64), 0.0)[0]
-        turned = self._inverse @ given @ self._inverse.T
-        size = turned.diagonal().clamp(min=0.0).sqrt()
-        noise = 1e-12 * torch.outer(size, size) + 1e-15 * turned.abs().max()
-        turned = torch.where(
-            turned.abs() > noise, (turned + turned.T) / 2, torch.zeros(()).to(turned)
-        )
-        return Diffusion(turned.numpy(), self.d)
-
-    def behind(self, frame: Frame, interacts: np.ndarray, separable: bool) -> GeneralFokkerPlanck:
-        """The same equation in the coordinates of a frame."""
-        return GeneralFokkerPlanck(
-            *self.terms,
-            separable=separable,
-            interacts=interacts,
-            regular=self.regular,
-            lipschitz=self.lipschitz,
-            frame=frame,
-            linear=self.linear,
-        )
 
     def seen(self, structure: Any) -> GeneralFokkerPlanck:
         """The same with what was seen of its structure."""
-        out = self.behind(self.frame, structure.interacts, structure.separable)
-        out.linear = structure.quadratic
-        return out
+        return GeneralFokkerPlanck(
+            *self.terms,
+            separable=structure.separable,
+            interacts=structure.interacts,
+            regular=self.regular,
+            linear=structure.quadratic,
+        )
 
     # ------------------------------------------------------------ what it is
 
@@ -135,19 +97,8 @@ class GeneralFokkerPlanck:
 
     @property
     def diagonal(self) -> bool:
-        """Whether D is diagonal in the coordinates in use."""
-        if self._fixed is not None:
-            return self._fixed.diagonal
-        return self.terms[1].kind == "scalar" and self._is_rotated()
-
-    def _is_rotated(self) -> bool:
-        return bool(torch.allclose(self._root.T @ self._root, torch.eye(self.d).to(self._root)))
-
-    def to_x(self, z: Tensor) -> Tensor:
-        """Points in the coordinates of the user."""
-        if self.frame is None:
-            return z
-        return self._mean.to(z) + z @ self._root.to(z).T
+        """Whether D is diagonal."""
+        return self.terms[1].diagonal
 
     # ------------------------------------------------------------ where it is
 
@@ -155,7 +106,7 @@ class GeneralFokkerPlanck:
         """Set the time, and the law whose mean field acts, by n points (n, d) of it."""
         self.time = float(t)
         if self.mean_field and crowd is not None:
-            self._crowd = self.to_x(crowd(_CROWD))
+            self._crowd = crowd(_CROWD)
             if self.linear:  # the mean force is that of the mean
                 self._crowd = self._crowd.mean(0, keepdim=True)
 
@@ -163,65 +114,46 @@ class GeneralFokkerPlanck:
 
     def drift(self, x: Tensor) -> Tensor:
         """See :class:`skfokker.equation.FokkerPlanck`, as for all that follow."""
-        value = self._drift(x)
+        value = self.raw_drift(x)
         if not torch.isfinite(value).all():
-            raise not_finite(value, self.to_x(x), self.time, self._blame(self.to_x(x)))
+            raise not_finite(value, x, self.time, self._blame(x))
         return value
 
-    def _drift(self, z: Tensor) -> Tensor:
-        """b with the mean field, in the coordinates in use, finite or not."""
+    def raw_drift(self, x: Tensor) -> Tensor:
+        """b with the mean field, finite or not."""
         drift, _, interaction = self.terms
-        x = self.to_x(z)
         value = drift(x, self.time)
         if interaction is not None and self._crowd is not None:
             crowd = self._crowd
             n = min(len(crowd), max(_FEWEST, _PAIRS // max(1, len(x))))
             value = value + interaction.force(x, crowd[:n].to(x), self.time)
-        return value if self.frame is None else value @ self._inverse.to(z).T
+        return value
 
     def _blame(self, x: Tensor) -> str:
         """The function that is not finite at x."""
-        drift = self.terms[0]
-        for term in drift.terms:
-            value = term(x, self.time)
-            if not torch.isfinite(value).all():
+        for term in self.terms[0].terms:
+            if not torch.isfinite(term(x, self.time)).all():
                 return term.name
         return "the gradient of the potential"
 
-    def noise(self, z: Tensor, xi: Tensor) -> Tensor:
-        if self._fixed is not None:
-            return self._fixed.noise(z, self.time, xi)
-        value = self.terms[1].noise(self.to_x(z), self.time, xi)
-        return value @ self._inverse.to(z).T
+    def noise(self, x: Tensor, xi: Tensor) -> Tensor:
+        return self.terms[1].noise(x, self.time, xi)
 
-    def _divergence(self, z: Tensor) -> Tensor | float:
-        if self._fixed is not None:
-            return self._fixed.divergence(z, self.time)
-        value = self.terms[1].divergence(self.to_x(z), self.time)
-        return value if isinstance(value, float) else value @ self._inverse.to(z).T
+    def pull(self, x: Tensor) -> Tensor:
+        return self.terms[1].divergence(x, self.time) - self.drift(x)
 
-    def pull(self, z: Tensor) -> Tensor:
-        return self._divergence(z) - self.drift(z)
+    def spread(self, x: Tensor, v: Tensor) -> Tensor:
+        return self.terms[1].apply(x, self.time, v)
 
-    def spread(self, z: Tensor, v: Tensor) -> Tensor:
-        if self._fixed is not None:
-            return self._fixed.apply(z, self.time, v)
-        inverse = self._inverse.to(z)
-        value = self.terms[1].apply(self.to_x(z), self.time, v @ inverse)
-        return value @ inverse.T
+    def spread_along(self, x: Tensor) -> Tensor:
+        return self.terms[1].along(x, self.time)
 
-    def spread_along(self, z: Tensor) -> Tensor:
-        if self._fixed is not None:
-            return self._fixed.along(z, self.time)
-        inverse = self._inverse.to(z)
-        value = self.terms[1].matrix(self.to_x(z), self.time)
-        return (inverse @ value @ inverse.T).diagonal(dim1=1, dim2=2)
+    def at_points(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(x[:, 0]), self.pull(x)
 
-    def at_points(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(z[:, 0]), self.pull(z)
-
-    def at_nodes(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(z[:, 0]), self._divergence(z) - self._drift(z)
+    def at_nodes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        bend = self.terms[1].divergence(x, self.time)
+        return torch.zeros_like(x[:, 0]), bend - self.raw_drift(x)
 
     def driving_force(self, y: Tensor, score: Tensor) -> Tensor:
         return self.pull(y) + self.spread(y, score)
@@ -230,14 +162,12 @@ class GeneralFokkerPlanck:
         """D^{-1/2} r: its square is r . D^{-1} r; NaN where D has no inverse."""
         if not self.regular:
             return torch.full_like(residual, torch.nan)
-        if self._fixed is not None:
-            return self._fixed.charged(y, self.time, residual)
-        # in the coordinates of the user: r . D^{-1} r is the same in all of them
-        return self.terms[1].charged(self.to_x(y), self.time, residual @ self._root.to(y).T)
+        return self.terms[1].charged(y, self.time, residual)
 
     def balance(
         self,
         y: Tensor,
+        pull: Tensor,
         score: Tensor,
         curvature: Tensor,
         step: Tensor,
@@ -248,7 +178,7 @@ class GeneralFokkerPlanck:
         if not self.diagonal:
             raise ValueError("balance needs a diagonal D: take differences of the driving force.")
         bend = divergence(self.pull, y, step, groups, generator)
-        along = self.pull(y) + self._divergence(y)
+        along = pull + self.terms[1].divergence(y, self.time)
         second = (self.spread_along(y) * (curvature + score.square())).sum(1)
         return bend + (along * score).sum(1) + second
 
@@ -272,28 +202,12 @@ class GeneralFokkerPlanck:
             values = field(torch.cat([shifts, -shifts, zero]))
             return (values[: self.d] - values[self.d : -1]).T / (2 * size), values[-1]
 
-        def b(moves):
-            value = drift(self.to_x(at + moves), t)
-            return value if self.frame is None else value @ self._inverse.to(at).T
-
-        def w(moves):
-            frame = self.frame
-            r = moves if frame is None else moves @ self._root.to(at).T
-            value = interaction.slope(r, t)
-            return value if frame is None else value @ self._inverse.to(at).T
-
-        A, value = slopes(b)
+        A, value = slopes(lambda moves: drift(at + moves, t))
         if not (torch.isfinite(A).all() and torch.isfinite(value).all()):
-            x = self.to_x(at[None])
-            raise not_finite(torch.full_like(x, torch.nan), x, t, self._blame_at(x, t))
-        K = torch.zeros_like(A) if interaction is None else slopes(w)[0]
-        if self._fixed is not None:
-            D = self._fixed.matrix(at[None], t)[0]
-        else:
-            inverse = self._inverse.to(at)
-            D = inverse @ diffusion.matrix(self.to_x(at[None]), t)[0] @ inverse.T
-        return A, value, K, D
-
-    def _blame_at(self, x: Tensor, t: float) -> str:
-        self.time = float(t)
-        return self._blame(x)
+            self.time = float(t)
+            x = at[None]
+            raise not_finite(torch.full_like(x, torch.nan), x, t, self._blame(x))
+        K = torch.zeros_like(A)
+        if interaction is not None:
+            K = slopes(lambda moves: interaction.slope(moves, t))[0]
+        return A, value, K, diffusion.matrix(at[None], t)[0]

@@ -90,9 +90,7 @@ def read_equation(
             same_rows(diffusion.term, x, t)
         least = min(least, diffusion.check(x, t))
     regular = Diffusion.is_definite(least)
-    general = GeneralFokkerPlanck(
-        drift, diffusion, interaction, regular=regular, lipschitz=equation.lipschitz
-    )
+    general = GeneralFokkerPlanck(drift, diffusion, interaction, regular=regular)
     return general, float("nan")
 
 

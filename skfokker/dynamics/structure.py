@@ -51,7 +51,7 @@ def probe(
         equation.move_to(t)
         jacobians = []
         for x in points:
-            above, below = equation._drift(torch.cat([x + shifts, x - shifts])).chunk(2)
+            above, below = equation.raw_drift(torch.cat([x + shifts, x - shifts])).chunk(2)
             seen = (above - below).T / (2 * step)
             if torch.isfinite(seen).all():
                 jacobians.append(seen)
@@ -62,17 +62,12 @@ def probe(
         interacts |= (jacobians.abs().amax(0) > _ROUNDING * size).cpu().numpy()
         linear &= bool((jacobians - jacobians[0]).abs().max() <= 1e-6 * size)
         linear &= linear and _is_linear(equation, jacobians[0], mean, scale, reached, size)
-        x = equation.to_x(points)
-        if equation.frame is None or equation._fixed is not None:
-            seen_by = (equation._fixed or diffusion).depends(points, t)
-        else:  # turned and not constant: everything may depend on everything
-            seen_by = np.ones((d, d), dtype=bool)
-        interacts |= seen_by
+        interacts |= diffusion.depends(points, t)
         if not diffusion.constant:
-            values = diffusion.matrix(x, t)
+            values = diffusion.matrix(points, t)
             linear &= bool((values - values[:1]).abs().max() <= 1e-10 * values.abs().max())
         if interaction is not None:
-            interacts, linear = _add_pairs(equation, interaction, t, scale, interacts, linear)
+            interacts, linear = _add_pairs(interaction, t, scale, interacts, linear)
     interacts |= interacts.T
     np.fill_diagonal(interacts, True)
     return Structure(bool(linear), interacts)
@@ -88,7 +83,7 @@ def _is_linear(equation, jacobian, mean, scale, reached, size) -> bool:
     )
     x = torch.cat([x, reached[:_PAIRS]])
     y = x.roll(1, 0)
-    b = equation._drift(torch.cat([x, y]))
+    b = equation.raw_drift(torch.cat([x, y]))
     if not torch.isfinite(b).all():
         return False
     at_x, at_y = b.chunk(2)
@@ -96,18 +91,16 @@ def _is_linear(equation, jacobian, mean, scale, reached, size) -> bool:
     return bool(gap <= 1e-6 * (size * (x - y).abs().max() + 1e-300))
 
 
-def _add_pairs(equation, interaction, t, scale, interacts, linear):
+def _add_pairs(interaction, t, scale, interacts, linear):
     """What W adds: its Hessians at differences, and whether they are all the same."""
     d = len(scale)
     generator = torch.Generator().manual_seed(4)
     r = torch.randn(6, d, dtype=torch.float64, generator=generator).to(scale) @ scale.T
-    root = torch.eye(d).to(scale) if equation.frame is None else equation._root.to(scale)
     step = 1e-4 * scale.square().sum(1).sqrt()
     shifts = torch.diag(step)
     hessians = []
     for point in r:
-        moved = torch.cat([point + shifts, point - shifts]) @ root.T
-        above, below = (interaction.slope(moved, t) @ torch.linalg.inv(root).T).chunk(2)
+        above, below = interaction.slope(torch.cat([point + shifts, point - shifts]), t).chunk(2)
         hessians.append((above - below).T / (2 * step))
     hessians = torch.stack(hessians)
     size = float(hessians.abs().max())

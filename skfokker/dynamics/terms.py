@@ -86,13 +86,6 @@ class Term:
             return value[None]
         return value[:, 0] if self.shape == "n1" else value
 
-    def checked(self, x: Tensor, t: float, to_x=None) -> Tensor:
-        """As a call, with a sentence where the answer is not finite."""
-        value = self(x, t)
-        if torch.isfinite(value).all():
-            return value
-        raise not_finite(value, x if to_x is None else to_x(x), t, self.name)
-
     def _seen_shape(self, shapes: Sequence[str]) -> str:
         d = self.d
         n = d + 2  # unlike d and 1, so that axes cannot be mistaken

@@ -58,6 +58,10 @@ class Potential(CloneMixin, BaseEstimator):
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
 
+    def gradient(self, x: Tensor) -> Tensor:
+        """grad V (n, d) at x (n, d), for those that do not need V; may be cheaper."""
+        return self.value_and_grad(x)[1]
+
     def _prepare(self) -> tuple[Tensor, ...]:
         """Tensors (float64, CPU) that depend on the hyper-parameters only."""
         return ()

@@ -84,6 +84,14 @@ class CheckedPotential(Potential):
         self._check(gradient, x, "the gradient of the potential")
         return value, gradient
 
+    def gradient(self, x):
+        """grad V at x (n, d), with the same complaints."""
+        if type(self.potential).gradient is Potential.gradient:
+            return self.value_and_grad(x)[1]
+        gradient = self.potential.gradient(x)
+        self._check(gradient, x, "the gradient of the potential")
+        return gradient
+
     def unchecked(self, x):
         """V and grad V at x (n, d), whatever they are: for points that may lie out of reach."""
         return self.potential.value_and_grad(x)

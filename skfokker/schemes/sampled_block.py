@@ -147,7 +147,7 @@ class SampledBlock(Block):
             if full:
                 out.stiffness.append(next(total))
         if self.pointwise:
-            right = self._right(y, self._in_x(score), self._in_x(curvature))
+            right = self._right(y, pull, self._in_x(score), self._in_x(curvature))
             self._regress(out, scores, right)
         else:
             out.rate = self.solved(out)
@@ -192,11 +192,13 @@ class SampledBlock(Block):
             at.add_curvature(score, curvature)
         return score, curvature
 
-    def _right(self, y: Tensor, score: Tensor, curvature: Tensor) -> Tensor:
+    def _right(self, y: Tensor, pull: Tensor, score: Tensor, curvature: Tensor) -> Tensor:
         """rho^-1 L* rho of the block's coordinates at the points (n,)."""
         generator = torch.Generator().manual_seed(0)
         with self.processes.together():
-            return self.equation.balance(y, score, curvature, steps(y), self.colours, generator)
+            return self.equation.balance(
+                y, pull, score, curvature, steps(y), self.colours, generator
+            )
 
     def _regress(self, out: BlockState, scores: list[Tensor], right: Tensor) -> None:
         """theta' as the regression of rho^-1 L* rho on the scores, over all coordinates at once.
