@@ -62,11 +62,12 @@ def solve_to_rest(solver: Solver, first: float) -> Fit:
     first : float
         Horizon of the first leg.
     """
-    fit = solver.continued
     if solver.resumed is None:
-        if fit is not None and _at_rest(fit, solver):
-            return fit
-        solver.horizon = first if fit is None else max(first, 2 * float(fit.trajectory.times[-1]))
+        before = solver.continued
+        if before is not None and _at_rest(before, solver):
+            return before
+        reached = 0.0 if before is None else float(before.trajectory.times[-1])
+        solver.horizon = max(first, 2 * reached)
     for _ in range(LEGS):
         # only the last leg's own warnings are about the fit that is kept
         with warnings.catch_warnings(record=True) as caught:

@@ -88,10 +88,10 @@ def refuse_unbounded(potential: Potential, start: np.ndarray, far: np.ndarray) -
             here = float(potential(torch.from_numpy(start)[None]))
     except Exception:  # code of the user's, far away from where it has to work
         return
-    value = value.double().view(len(radii), len(starts)).numpy()
+    values = value.double().view(len(radii), len(starts)).numpy()
     with np.errstate(all="ignore"):
-        falling = ((np.diff(value, axis=0) < 0) | (value[1:] == -np.inf)).all(0)
-    falling &= value[-1] < here - _FALL
+        falling = ((np.diff(values, axis=0) < 0) | (values[1:] == -np.inf)).all(0)
+    falling &= values[-1] < here - _FALL
     if falling.mean() < 0.9:
         return
     near, mid = (torch.from_numpy(points[k, 0]) for k in (0, 3))

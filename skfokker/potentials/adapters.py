@@ -118,7 +118,7 @@ def _convert(item, like: Tensor):
     if isinstance(item, Distribution | Transform):
         new = copy.copy(item)
         new.__dict__.update({key: _convert(part, like) for key, part in vars(item).items()})
-        if isinstance(item, Distribution):
+        if isinstance(new, Distribution):
             new._validate_args = False  # outside the support is +inf here, not an error
         return new
     if type(item) in (list, tuple):
@@ -173,6 +173,7 @@ class NumpyPotential(_KnownDimension):
                 return from_numpy(self.value(at), (len(at),), "value", like).numpy()
 
             return torch.from_numpy(central_differences(values, points, self.step)).to(x)
+        assert callable(self.gradient)
         return from_numpy(self.gradient(points), tuple(x.shape), "gradient", x)
 
 

@@ -58,7 +58,7 @@ class Potential(CloneMixin, BaseEstimator):
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
 
-    def gradient(self, x: Tensor) -> Tensor:
+    def grad(self, x: Tensor) -> Tensor:
         """grad V (n, d) at x (n, d), for those that do not need V; may be cheaper."""
         return self.value_and_grad(x)[1]
 
@@ -77,7 +77,7 @@ class Potential(CloneMixin, BaseEstimator):
             a is not b for a, b in zip(known, parameters, strict=True)
         ):
             cache = {None: self._prepare()}
-            self._cache = (parameters, cache)
+            self._cache: tuple = (parameters, cache)
         key = (x.dtype, x.device)
         if key not in cache:
             cache[key] = tuple(c.to(device=x.device, dtype=x.dtype) for c in cache[None])

@@ -56,7 +56,7 @@ class CheckedPotential(Potential):
         return self.potential.n_features_in_
 
     @property
-    def has_walls(self) -> bool:
+    def has_walls(self) -> bool:  # type: ignore[override]
         return self.potential.has_walls
 
     def __call__(self, x):
@@ -84,11 +84,11 @@ class CheckedPotential(Potential):
         self._check(gradient, x, "the gradient of the potential")
         return value, gradient
 
-    def gradient(self, x):
+    def grad(self, x):
         """grad V at x (n, d), with the same complaints."""
-        if type(self.potential).gradient is Potential.gradient:
+        if type(self.potential).grad is Potential.grad:
             return self.value_and_grad(x)[1]
-        gradient = self.potential.gradient(x)
+        gradient = self.potential.grad(x)
         self._check(gradient, x, "the gradient of the potential")
         return gradient
 
