@@ -88,3 +88,19 @@ def test_families_are_asked_for_by_name_where_is_planned():
         if question.search(path.read_text(encoding="utf-8"))
     }
     assert asked <= {"solver.py", "schemes/least_squares.py"}
+
+
+def test_the_tree_of_the_page_is_in_the_order_of_the_imports():
+    """From the ground up: no line imports from one below it."""
+    page = ROOT.parent / "docs" / "house.md"
+    if not page.exists():
+        pytest.skip("not in a checkout")
+    tree = re.search(r"```text\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    heights, rooms = {}, graph(False, room)
+    for height, line in enumerate(tree.splitlines()[1:]):
+        names = re.split(r"\s{3,}", line.strip())[0].split()
+        heights |= {name.strip("/"): height for name in names}
+    assert heights.keys() <= rooms.keys() and {"flows", "estimator"} <= heights.keys()
+    for name, height in heights.items():
+        above = {other for other in rooms[name] if heights.get(other, 0) > height}
+        assert not above, f"{name} imports from {above}"

@@ -149,6 +149,7 @@ def run_script(text, *, threads):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_after_threads_have_run_does_not_hang():
     done = run_script(
@@ -173,6 +174,7 @@ def test_a_fork_after_threads_have_run_does_not_hang():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_workers_bring_functions_of_the_script_back():
     done = run_script(
         """

@@ -97,8 +97,8 @@ def refuse_unbounded(potential: Potential, start: np.ndarray, far: np.ndarray) -
     near, mid = (torch.from_numpy(points[k, 0]) for k in (0, 3))
     raise UnboundedDensityError(
         f"The log density grows without bound: it is {-here:.3g} at x = "
-        f"{_show(torch.from_numpy(start))}, {-value[0, 0]:.3g} at {_show(near)}, "
-        f"{-value[3, 0]:.3g} at {_show(mid)}, so that it has no integral. Is its sign wrong, was "
+        f"{_show(torch.from_numpy(start))}, {-values[0, 0]:.3g} at {_show(near)}, "
+        f"{-values[3, 0]:.3g} at {_show(mid)}, so that it has no integral. Is its sign wrong, was "
         "an energy V given where V = -log density? Then give lambda x: -V(x). Or a parameter "
         "lacks a prior."
     )
