@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from stand_in import RungeKutta
 from torch.distributions import (
     AffineTransform,
     Categorical,
@@ -102,7 +103,9 @@ def test_no_global_is_touched_while_code_of_users_runs():
     assert seen and all(state == (before[0], before[3]) for state in seen)
 
 
-@pytest.mark.parametrize("work", [fit_march, evaluate_outside, draw])
+@pytest.mark.parametrize(
+    "work", [pytest.param(fit_march, marks=pytest.mark.slow), evaluate_outside, draw]
+)
 def test_eight_threads_give_the_bits_of_one(work):
     alone = work(0)
     with ThreadPoolExecutor(8) as pool:
@@ -248,7 +251,9 @@ def in_a_graph(*values):
 @pytest.mark.parametrize("duplicate", [clone, copy.deepcopy])
 def test_clones_of_what_holds_tensors_of_a_graph(initial, duplicate):
     mean = in_a_graph(0.5, 0.25)
-    model = ParametricFokkerPlanck(AffineFlow(), initial=initial(mean), random_state=0)
+    model = ParametricFokkerPlanck(
+        AffineFlow(), RungeKutta(2), initial=initial(mean), random_state=0
+    )
     new = duplicate(model)
     assert mean.requires_grad and new.initial is not model.initial
     if not isinstance(new.initial, list):
