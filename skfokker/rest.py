@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import torch
+from scipy.integrate import trapezoid  # numpy has it under this name from 2.0 on
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
@@ -42,7 +43,7 @@ def dissipated(history: list[dict], since: float) -> float:
     if rate is not None:
         before = np.interp(since, t, rate)
         keep = t > since
-        return float(np.trapezoid(np.r_[before, rate[keep]], np.r_[since, t[keep]]))
+        return float(trapezoid(np.r_[before, rate[keep]], np.r_[since, t[keep]]))
     energy = np.array([record["free_energy"] for record in history], dtype=float)
     return float(np.interp(since, t, energy) - energy[-1])
 

@@ -165,7 +165,7 @@ def test_a_fork_after_threads_have_run_does_not_hang():
 
         torch.set_num_threads(2)
         fit = ParametricFokkerPlanck(random_state=0).fit(DoubleWell(d=2), t_final=0.01)
-        x = fit.sample(100_000)
+        x = fit.sample(30_000)
         expected = fit.log_density(x)
         with multiprocessing.get_context("fork").Pool(2) as pool:
             parts = pool.map_async(fit.log_density, np.array_split(x, 4)).get(timeout=60)
