@@ -96,7 +96,7 @@ class FokkerPlanck:
 
     def pull(self, x: Tensor) -> Tensor:
         """div D - b at x (n, d): minus the velocity of the law but for its score; grad V here."""
-        return self.potential.grad(x)
+        return self.potential.gradient(x)
 
     def spread(self, x: Tensor, v: Tensor) -> Tensor:
         """D v at x, for v (n, d)."""

@@ -82,7 +82,7 @@ class NumpyLogDensity(NumpyPotential):
         step: float = 1e-5,
     ):
         self.function = function
-        self.gradient = gradient  # type: ignore[assignment]  # None: the function returns both
+        self.gradient = gradient  # type: ignore[assignment, method-assign]
         self.n_features = n_features
         self.batched = batched
         self.step = step
@@ -119,10 +119,10 @@ class NumpyLogDensity(NumpyPotential):
                 return self._check(self._values(at), (len(at),), "value", like).numpy()
 
             return central_differences(values, points, self.step)
-        assert callable(self.gradient)
+        gradient: Any = self.gradient
         if self.batched:
-            return _numbers(self.gradient(points.copy()))
-        return np.array([_numbers(self.gradient(x.copy())) for x in points])
+            return _numbers(gradient(points.copy()))
+        return np.array([_numbers(gradient(x.copy())) for x in points])
 
     def _pairs(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log densities (n,) and gradients (n, d) of a function that returns both."""

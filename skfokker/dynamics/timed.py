@@ -66,7 +66,7 @@ class TimedPotential(_OfTerm):
     def value_and_grad(self, x):
         return self(x.detach()).detach(), gradient_of(self.term, x, self.time or 0.0)
 
-    def grad(self, x):
+    def gradient(self, x):
         return gradient_of(self.term, x, self.time or 0.0)
 
 
@@ -96,13 +96,13 @@ class GradientDrift(_OfTerm):
             value = torch.zeros_like(x[:, 0])
             for s, w in zip((nodes + 1) / 2, weights / 2, strict=True):
                 value -= float(w) * (self.term(float(s) * x.detach(), 0.0) * x.detach()).sum(1)
-        return _WithGradient.apply(x, value, self.grad(x))
+        return _WithGradient.apply(x, value, self.gradient(x))
 
     def value_and_grad(self, x):
         with torch.no_grad():
-            return self(x.detach()), self.grad(x)
+            return self(x.detach()), self.gradient(x)
 
-    def grad(self, x):
+    def gradient(self, x):
         return -self.term(x.detach(), 0.0)
 
 

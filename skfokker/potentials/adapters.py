@@ -152,7 +152,7 @@ class NumpyPotential(_KnownDimension):
         step: float = 1e-5,
     ):
         self.value = value
-        self.gradient = gradient
+        self.gradient = gradient  # type: ignore[assignment, method-assign]
         self.n_features = n_features
         self.step = step
 
@@ -173,8 +173,8 @@ class NumpyPotential(_KnownDimension):
                 return from_numpy(self.value(at), (len(at),), "value", like).numpy()
 
             return torch.from_numpy(central_differences(values, points, self.step)).to(x)
-        assert callable(self.gradient)
-        return from_numpy(self.gradient(points), tuple(x.shape), "gradient", x)
+        gradient: Any = self.gradient
+        return from_numpy(gradient(points), tuple(x.shape), "gradient", x)
 
 
 def is_differences(gradient: Any, name: str) -> bool:

@@ -58,7 +58,7 @@ class Potential(CloneMixin, BaseEstimator):
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), gradient
 
-    def grad(self, x: Tensor) -> Tensor:
+    def gradient(self, x: Tensor) -> Tensor:
         """grad V (n, d) at x (n, d), for those that do not need V; may be cheaper."""
         return self.value_and_grad(x)[1]
 

@@ -84,11 +84,11 @@ class CheckedPotential(Potential):
         self._check(gradient, x, "the gradient of the potential")
         return value, gradient
 
-    def grad(self, x):
+    def gradient(self, x):
         """grad V at x (n, d), with the same complaints."""
-        if type(self.potential).grad is Potential.grad:
+        if type(self.potential).gradient is Potential.gradient:
             return self.value_and_grad(x)[1]
-        gradient = self.potential.grad(x)
+        gradient = self.potential.gradient(x)
         self._check(gradient, x, "the gradient of the potential")
         return gradient
 
