@@ -120,8 +120,10 @@ def laws_hold(problem):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(potential, problem["t_final"])
-    except DOCUMENTED as error:
+    except (*DOCUMENTED, UserWarning) as error:
         assert len(str(error)) > 20
+        # a wall that no point of the march has met may be met by those of the certificate
+        assert not isinstance(error, UserWarning) or (name == "wall" and "+inf" in str(error))
         counts[f"{type(error).__name__} ({name})"] += 1
         return
     counts["solved"] += 1
