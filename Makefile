@@ -7,19 +7,27 @@ BIN := .venv/bin
 READY := .venv/.ready
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: $(READY)
 	$(BIN)/python examples/styblinski_tang_30d.py
 	$(BIN)/python examples/rosenbrock.py
 
-# scikit-learn runs its array API checks only when scipy has array API support switched on.
+# Small tensors do not fill two cores, processes of one thread do. scikit-learn runs its array API
+# checks only when scipy has array API support switched on.
+PYTEST := OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# What is to pass while one works; test-slow is the rest.
 test: $(READY)
-	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(READY)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[plot,docs]'
@@ -33,5 +41,5 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv build dist output *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist output *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	rm -rf docs/_build docs/gallery docs/generated

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0.dev0"
-
 from . import forks  # noqa: F401  (what it does at import is all)
+from ._version import __version__
 from .densities import GaussianDensity
 from .distribution import TransportedNormal
 from .dynamics import Equation

@@ -27,7 +27,9 @@ def solve_block_tridiagonal(
     -------
     list of B Tensors (n_k,), or None
     """
-    roots, links, halves = [], [], []
+    roots: list[Tensor] = []
+    links: list[Tensor] = []
+    halves: list[Tensor] = []
     for k, (square, b) in enumerate(zip(diagonal, right, strict=True)):
         b = b[:, None]
         if k:

@@ -39,7 +39,7 @@ import torch
 from scipy import stats
 
 from .equation import FokkerPlanck
-from .planar_look import planar_look
+from .planar_look import PlanarLook, planar_look
 from .point_look import PointLook, mean_residual
 from .trajectory import Trajectory
 
@@ -118,7 +118,7 @@ class Certificate:
 
     def _kl(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Bounds at ``times``, and on every interval: between its ends."""
-        if self.charged is None:
+        if self.charged is None or self.charged_variance is None:
             return self._integrated(self.residual, self.variance, level)
         level = (1 + level) / 2 if level > 0.5 else level  # each of two at half of the error
         whole = self._integrated(self.residual, self.variance, level)
@@ -169,12 +169,12 @@ class Certificate:
             variance = fade**2 * variance + weight**2 * var
             ends.append(total + quantile * np.sqrt(variance))
         # no residual in the norm of D^-1 where that has no inverse
-        ends, inside = np.array(ends), np.array(inside)
-        return np.where(np.isnan(ends), np.inf, ends), np.where(np.isnan(inside), np.inf, inside)
+        at, between = np.array(ends), np.array(inside)
+        return np.where(np.isnan(at), np.inf, at), np.where(np.isnan(between), np.inf, between)
 
     def _total_variation(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`_kl`."""
-        if self.main is None:
+        if self.main is None or self.left_out is None:
             return self._contracted(level)
         level = (1 + level) / 2 if level > 0.5 else level
         ends, inside = self._contracted(level)
@@ -186,9 +186,9 @@ class Certificate:
 
     def _contracted(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of the total variation by L1 contraction and Pinsker, as those of :meth:`_kl`."""
-        if self.imbalance is None:
-            ends, inside = (np.sqrt(a / 2) for a in self._kl(level))
-            return np.minimum(1.0, ends), np.minimum(1.0, inside)
+        if self.imbalance is None or self.imbalance_variance is None:
+            kl, kl_between = self._kl(level)
+            return np.minimum(1.0, np.sqrt(kl / 2)), np.minimum(1.0, np.sqrt(kl_between / 2))
         level = (1 + level) / 2 if level > 0.5 else level
         quantile = self._quantile(level)
         pinsker, between = (np.sqrt(a / 2) for a in self._kl(level))
@@ -316,7 +316,7 @@ def certify(
         cheap = trajectory.flow.separable or trajectory.flow.marched_by_scores
         n_samples = 512 if cheap else 1024
     strata = max(2, -(-n_times // max(len(times) - 1, 1)))
-    look = planar_look(trajectory, equation)
+    look: PlanarLook | PointLook | None = planar_look(trajectory, equation)
     if look is None:
         look = PointLook(trajectory, equation, generator, interacts, n_samples)
         pilots = np.quantile(times, [0.05, 0.3, 0.8])

@@ -127,7 +127,7 @@ class Checkpoint:
             model.n_features_in_,
             device,
         )
-        scheme = getattr(model, "scheme_", None)  # left out where it is code of the user's
+        scheme: Any = getattr(model, "scheme_", None)  # left out where it is code of the user's
         return Fit(flow, scheme, march, model.history_[rows], model.initial_error_)
 
     def check(self, estimator: Any, potential: Any, t_final: Any) -> None:

@@ -179,7 +179,7 @@ class ParticleCorrector(BaseEstimator):
             n_steps=n_steps,
             seed=int(torch.randint(2**62, (), generator=generator)),
         )
-        rows, moves = [], []
+        rows, moves, accepted_at = [], [], []
         for t, x in zip(times, particles, strict=True):
             x = as_tensor(x, march.device)
             before = as_tensor(march.at(t)[0], march.device)
@@ -187,10 +187,13 @@ class ParticleCorrector(BaseEstimator):
                 climb_likelihood(march.flow, before, x[:split], self.max_iter, self.ridge)
             )
             row, accepted = _judge(march.flow, before, after, x[split:])
-            rows.append((*row, accepted))
+            rows.append(row)
+            accepted_at.append(accepted)
             moves.append((after - before).cpu().numpy() * accepted)
-        columns = (np.array(column) for column in zip(*rows, strict=True))
-        return _shifted(march, t_start, times, moves), Correction(times, *columns, n_steps)
+        nll, polished, error, gain, gain_error = np.array(rows).T
+        accepted = np.array(accepted_at)
+        correction = Correction(times, nll, polished, error, gain, gain_error, accepted, n_steps)
+        return _shifted(march, t_start, times, moves), correction
 
     def _times(self, stored: np.ndarray, t_start: float) -> np.ndarray:
         """Stored times after t_start, near to evenly spaced ones; the last is the horizon."""
@@ -203,10 +206,10 @@ class ParticleCorrector(BaseEstimator):
         self, march: Trajectory, equation: FokkerPlanck, generator: torch.Generator
     ) -> int:
         """Steps of 0.02 over the curvature of V; the stiffest variance is then 1 % off."""
-        ends, d = march.times[[0, -1]], equation.d
+        (first, last), d = march.times[[0, -1]], equation.d
         z = torch.randn(_PILOTS, d, dtype=torch.float64, generator=generator)
         z = z.to(march.device)
-        x = torch.cat([march.law(t).push(z).detach() for t in np.linspace(*ends, 5)]).cpu()
+        x = torch.cat([march.law(t).push(z).detach() for t in np.linspace(first, last, 5)]).cpu()
         slope = equation.potential.value_and_grad
         base, scale = slope(x)[1], float(x.std())
         step = 1e-5 * max(scale, 1e-12)
@@ -215,7 +218,7 @@ class ParticleCorrector(BaseEstimator):
             direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-300)
             direction = (slope(x + step * direction)[1] - base) / step
         curvature = float(direction.norm(dim=1).quantile(0.99))
-        return int(np.clip(math.ceil(ends[-1] * curvature / 0.02), 100, _MAX_STEPS))
+        return int(np.clip(math.ceil(last * curvature / 0.02), 100, _MAX_STEPS))
 
 
 def _repeat(draws: Tensor, n: int) -> Tensor:

@@ -97,7 +97,9 @@ class GaussianDensity(DensityMixin, BaseEstimator):
                 "All rows of X (with a positive weight) are the same point, so X has no density: "
                 "give draws that vary."
             )
-        share = _oas_shrinkage(covariance, n) if self.shrinkage == "oas" else self.shrinkage
+        share = self.shrinkage
+        if isinstance(share, str):
+            share = _oas_shrinkage(covariance, n)
         covariance = (1 - share) * covariance + share * variance * np.eye(d)
         values, vectors = np.linalg.eigh(covariance)
         least = self.floor * values[-1]

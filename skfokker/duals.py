@@ -95,7 +95,7 @@ class NetworkDual(BaseEstimator):
         for i, tensor in enumerate(tensors):
             if i >= 2 * self.n_layers:
                 tensor.zero_()
-            elif self.initial != "fan_in":
+            elif not isinstance(self.initial, str):
                 tensor.uniform_(-self.initial, self.initial, generator=generator)
             elif i % 2 == 0:  # weights; those of the last layer are a column
                 fan_in = tensor.shape[1] if i < 2 * self.n_layers - 2 else self.width
@@ -235,4 +235,4 @@ def _activate(kind: str, z: Tensor) -> Tensor:
 
 def _mask(kind: str, g: Tensor, h: Tensor, bend: Tensor | None) -> Tensor:
     """sigma'(z) g, given h = sigma(z)."""
-    return torch.ops.aten.threshold_backward(g, h, 0) if kind == "relu" else g * bend
+    return torch.ops.aten.threshold_backward(g, h, 0) if bend is None else g * bend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -300,13 +301,15 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             horizon, continued = resumed.horizon, resumed.continued(self.flow, device)
             checkpoint = resumed.path if checkpoint is None else checkpoint
             checkpoint_interval = resumed.interval
-        elif continued is not None and not to_rest and _nothing_left(continued.trajectory, horizon):
-            return self
+        elif continued is not None and not isinstance(horizon, str):
+            if _nothing_left(continued.trajectory, horizon):
+                return self
+        span = math.nan if isinstance(horizon, str) else horizon  # to rest: found leg by leg
         before = self if continued is not None else resumed.model if resumed is not None else None
         # a family of the user's with all its functions is taken as it is, in the user's coordinates
         free = before is None and (self.flow is None or not self.flow.chosen)
         if general:
-            start = Start.general(self.initial, potential, device, horizon)
+            start = Start.general(self.initial, potential, device, span)
         else:
             start = Start.of(
                 self.initial,
@@ -317,11 +320,11 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
                 precondition=to_rest and before is None,
                 frame=None if before is None else split_frame(getattr(before, "flow_", None))[1],
                 rotate=free,
-                horizon=None if to_rest else horizon,
+                horizon=None if to_rest else span,
             )
         if before is None and not general and not start.potential.has_walls:
             mean, scale = initial_moments(start.initial, potential.n_features_in_, device)
-            reach = relaxation_time(scale, beta) if to_rest else horizon
+            reach = relaxation_time(scale, beta) if to_rest else span
             refuse_boundaries(start.potential, mean, scale, beta, reach)
         checkpoints = None
         if checkpoint is not None:
@@ -331,7 +334,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         self.__dict__.pop("density_", None)
         if density is not None:
             self.density_ = density
-        equation = start.potential
+        equation: Any = start.potential
         if not general:
             equation = FokkerPlanck(
                 CheckedPotential(start.potential),
@@ -346,7 +349,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             equation,
             start.structure,
             getattr(start.potential, "convexity", start.structure.convexity),
-            horizon,
+            span,
             device,
             **{name: getattr(self, name) for name in Solver.SETTINGS} | {"initial": start.initial},
             continued=continued,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import DensityMixin, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -41,7 +41,7 @@ class LawMixin(OneToOneFeatureMixin, TransformerMixin, DensityMixin):
         z = self._latent(n_samples, random_state, march.device)
         return march.sample_from(z, as_times(t, self.t_final_, n_samples)).cpu().numpy()
 
-    def paths(self, n_paths: int, times: Sequence[float], *, random_state=None) -> np.ndarray:
+    def paths(self, n_paths: int, times: ArrayLike, *, random_state=None) -> np.ndarray:
         """Curves of the deterministic flow, from independent draws at the start.
 
         Parameters
@@ -61,12 +61,12 @@ class LawMixin(OneToOneFeatureMixin, TransformerMixin, DensityMixin):
             tangent of their map, it is integrated to 1e-6 of the spread a step.
         """
         march = self._trajectory()
-        times = np.asarray(times, dtype=float)
-        if times.ndim != 1:
-            raise ValueError(f"times must have shape (k,), got shape {times.shape}.")
-        times = as_times(times, self.t_final_, len(times))
+        moments = np.asarray(times, dtype=float)
+        if moments.ndim != 1:
+            raise ValueError(f"times must have shape (k,), got shape {moments.shape}.")
+        moments = np.asarray(as_times(moments, self.t_final_, len(moments)))
         z = self._latent(n_paths, random_state, march.device)
-        return march.paths(z, times)
+        return march.paths(z, moments)
 
     def at(self, t: float | None = None) -> TransportedNormal:
         """The law at time t (``t_final_`` where not given) as a torch distribution.

@@ -56,10 +56,11 @@ def march(
         What ended the march early, be it a KeyboardInterrupt, once a step had been made.
     """
     steps = list(done)
-    equation.move_to(steps[-1].t if steps else span[0])
+    start = steps[-1].t if steps else span[0]
+    equation.move_to(start)
     before = time.perf_counter()
     verbose = verbose if reduction().rank == 0 else 0
-    with Progress(verbose, equation.time, span[1]) as progress:
+    with Progress(verbose, start, span[1]) as progress:
         try:
             for step in _steps(scheme, equation, flow, theta, span, generator, checkpoints, steps):
                 now = time.perf_counter()

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from .equation import log_normal
-from .flows import AffineFlow
 from .schemes.points import normal_grid, sobol_normal
 
 
@@ -28,7 +27,7 @@ def moments(fit, t: float) -> tuple[np.ndarray, np.ndarray]:
     Exact for affine maps, by quadrature for separable ones, else over 2**16 Sobol points.
     """
     d = fit.n_features_in_
-    if isinstance(fit.flow_, AffineFlow):
+    if fit.flow_.affine:
         corners = fit.inverse_transform(np.vstack([np.zeros(d), np.eye(d)]), t=t)
         root = (corners[1:] - corners[0]).T
         return corners[0], root @ root.T

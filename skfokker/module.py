@@ -20,6 +20,8 @@ class FlowModule(torch.nn.Module):
         Dimension.
     """
 
+    theta: Tensor
+
     def __init__(self, flow: Flow, theta: Tensor, d: int):
         super().__init__()
         self.flow, self.d = flow, d

@@ -38,9 +38,12 @@ class Reduction:
     ----------
     rank, size : int
         Number of this process, and of all.
+    device : torch.device or str
+        That of the messages.
     """
 
     rank, size = 0, 1
+    device: torch.device | str = "cpu"
 
     def share(self, rows: Tensor) -> Tensor:
         """The rows (n, ...) that this process works on."""

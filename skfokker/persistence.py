@@ -11,8 +11,7 @@ from typing import Any
 
 from sklearn.utils.validation import check_is_fitted
 
-import skfokker
-
+from ._version import __version__
 from .cloning import detached
 
 STATE_VERSION = 1
@@ -32,7 +31,7 @@ class PersistentMixin:
     """
 
     def __getstate__(self) -> dict:
-        state = dict(super().__getstate__())
+        state: dict = dict(super().__getstate__())  # type: ignore[call-overload]
         potential = state.get("potential_")
         if potential is not None:
             problem = _pickling_problem(potential)
@@ -56,7 +55,7 @@ class PersistentMixin:
                     stacklevel=2,
                 )
         if self.__sklearn_is_fitted__():
-            state["_skfokker_version"] = skfokker.__version__
+            state["_skfokker_version"] = __version__
             state["_skfokker_state"] = STATE_VERSION
         return state
 
@@ -77,7 +76,7 @@ class PersistentMixin:
         if version is not None and version > STATE_VERSION:
             warnings.warn(
                 f"This model was saved by skfokker {written_by} (state version {version}), newer "
-                f"than the one installed, {skfokker.__version__} (state version {STATE_VERSION}): "
+                f"than the one installed, {__version__} (state version {STATE_VERSION}): "
                 "it may not work. Upgrade skfokker to be safe.",
                 UserWarning,
                 stacklevel=2,
@@ -87,7 +86,7 @@ class PersistentMixin:
             version += 1
         if version is not None:
             state.setdefault("plan_", None)  # files of version 1 may have none
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[misc]  # of BaseEstimator
 
     def save(self, path) -> None:
         """Write the fitted model to a safetensors file with JSON metadata.

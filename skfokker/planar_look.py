@@ -117,7 +117,9 @@ class PlanarLook:
     def turning(self, start: float, end: float, length: float) -> None:
         """Nothing to prepare: fields that leave the law alone are fitted at each time."""
 
-    def at(self, t: float, turning: None = None) -> tuple[float, float, float, float, float]:
+    def at(
+        self, t: float, turning: Tensor | None = None
+    ) -> tuple[float, float, float, float, float]:
         """E|r|^2, E|w|^2, E|eps|, E eps at time t; and nan, no part of the law being set apart."""
         trajectory = self.trajectory
         theta, dtheta = (torch.as_tensor(a, device=trajectory.device) for a in trajectory.at(t))
@@ -126,7 +128,8 @@ class PlanarLook:
         for plane in self.planes:
             here = plane.indices
             total += plane.at([thetas[i] for i in here], [rates[i] for i in here])
-        return (*total.tolist(), np.nan)
+        r, w, eps, mean = total.tolist()
+        return r, w, eps, mean, np.nan
 
 
 class Plane:
@@ -247,7 +250,7 @@ def _held(density: Tensor) -> slice:
 
 
 def _mean_square(weights: Tensor, field: list[Tensor]) -> Tensor:
-    return sum((weights * f.square()).sum() for f in field)
+    return sum(((weights * f.square()).sum() for f in field), torch.zeros(()))
 
 
 class Turns:

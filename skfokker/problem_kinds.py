@@ -59,8 +59,8 @@ class Problem:
     beta: float
     t_final: float
     times: tuple[float, ...]
-    initial_mean: np.ndarray = None
-    initial_covariance: np.ndarray = None
+    initial_mean: np.ndarray = None  # type: ignore[assignment]  # of N(0, I)
+    initial_covariance: np.ndarray = None  # type: ignore[assignment]
     langevin_steps: int = 1000
     tamed: bool = False
     weak_order: int = 1

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import torch
+from scipy.integrate import trapezoid  # numpy has it under this name from 2.0 on
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
@@ -42,7 +43,7 @@ def dissipated(history: list[dict], since: float) -> float:
     if rate is not None:
         before = np.interp(since, t, rate)
         keep = t > since
-        return float(np.trapezoid(np.r_[before, rate[keep]], np.r_[since, t[keep]]))
+        return float(trapezoid(np.r_[before, rate[keep]], np.r_[since, t[keep]]))
     energy = np.array([record["free_energy"] for record in history], dtype=float)
     return float(np.interp(since, t, energy) - energy[-1])
 
@@ -62,11 +63,12 @@ def solve_to_rest(solver: Solver, first: float) -> Fit:
     first : float
         Horizon of the first leg.
     """
-    fit = solver.continued
     if solver.resumed is None:
-        if fit is not None and _at_rest(fit, solver):
-            return fit
-        solver.horizon = first if fit is None else max(first, 2 * float(fit.trajectory.times[-1]))
+        before = solver.continued
+        if before is not None and _at_rest(before, solver):
+            return before
+        reached = 0.0 if before is None else float(before.trajectory.times[-1])
+        solver.horizon = max(first, 2 * reached)
     for _ in range(LEGS):
         # only the last leg's own warnings are about the fit that is kept
         with warnings.catch_warnings(record=True) as caught:

@@ -78,9 +78,9 @@ def find_rotation(
     if len(blocks) == len(together):
         return None
     fresh = torch.cat([fresh, reached[half:][:4]])
-    matrices = [*_hessians(potential, fresh, step), covariance.cpu().numpy()]
+    others = [*_hessians(potential, fresh, step), covariance.cpu().numpy()]
     apart = ~_same_block(blocks)
-    for matrix in matrices:
+    for matrix in others:
         turned = np.abs(rotation.T @ matrix @ rotation)
         if turned[apart].max() > NOISE * turned.max():
             return None

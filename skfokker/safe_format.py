@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
-
-import skfokker
 
 from . import corrector, densities, flows, initial, potentials, schemes
+from ._version import __version__
 from .flows.base import Flow
 from .potentials import Potential
 from .schemes.base import Scheme
@@ -91,7 +89,7 @@ def write(
     metadata = {
         "format": "skfokker",
         "format_version": str(FORMAT_VERSION),
-        "skfokker_version": skfokker.__version__,
+        "skfokker_version": __version__,
         "content": text,
         "digest": _digest(text, arrays),
     }
@@ -136,7 +134,7 @@ def read(kind: type, path: str | os.PathLike) -> tuple[Any, dict[str, np.ndarray
         raise ValueError(
             f"{os.fspath(path)} was written by skfokker {metadata.get('skfokker_version')} in "
             f"format {version}, newer than the {FORMAT_VERSION} that skfokker "
-            f"{skfokker.__version__} can read: upgrade skfokker."
+            f"{__version__} can read: upgrade skfokker."
         )
     with damaged(path):
         if metadata["digest"] != _digest(metadata["content"], arrays):
@@ -229,9 +227,10 @@ def _components() -> dict[str, type]:
         schemes.ProjectedMetric,
         schemes.DualFeatures,
     )
-    found = {kind.__name__: kind for kind in parts}
+    found: dict[str, type] = {kind.__name__: kind for kind in parts}
+    kind: Any
     for module in (flows, schemes, potentials, densities):
-        pending = [Flow, Scheme, Potential]
+        pending: list[type] = [Flow, Scheme, Potential]
         while pending:
             for kind in pending.pop().__subclasses__():
                 pending.append(kind)
@@ -254,11 +253,12 @@ def encode(value: Any) -> Any:
         return {"dict": {str(name): encode(item) for name, item in value.items()}}
     if isinstance(value, np.ndarray) and str(value.dtype) in _DTYPES:
         return {"array": value.tolist(), "dtype": str(value.dtype)}
-    if isinstance(value, BaseEstimator) and _components().get(type(value).__name__) is type(value):
+    kind: Any = type(value)
+    if kind in _components().values():
         # a sequence of layers is reached through its own parameter, hence not deep
-        params = {name: getattr(value, name) for name in type(value)._get_param_names()}
+        params = {name: getattr(value, name) for name in kind._get_param_names()}
         return {
-            "component": type(value).__name__,
+            "component": kind.__name__,
             "params": {name: encode(item) for name, item in params.items()},
         }
     raise NotPlain(type(value).__name__)
@@ -282,7 +282,7 @@ def decode(value: Any) -> Any:
     if value["component"] not in known:
         raise ValueError(
             f"The file names the component {value['component']!r}, which skfokker "
-            f"{skfokker.__version__} does not have: upgrade skfokker."
+            f"{__version__} does not have: upgrade skfokker."
         )
     params = {name: decode(item) for name, item in value["params"].items()}
     return known[value["component"]](**params)

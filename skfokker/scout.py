@@ -81,8 +81,8 @@ class Scouts:
             covariances.append((gap.T @ gap + prior * pooled) / (n + prior))
             weights.append((n + 0.5) / (len(label) + 0.5 * k))
             means.append(mean)
-        weights = torch.tensor(weights).to(self.starts)
-        return flow.from_components(weights, torch.stack(means), torch.stack(covariances))
+        shares = torch.tensor(weights).to(self.starts)
+        return flow.from_components(shares, torch.stack(means), torch.stack(covariances))
 
 
 def gaussians_are_hopeless(ends: np.ndarray, equation: FokkerPlanck, like: Tensor) -> bool:

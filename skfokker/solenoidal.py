@@ -118,7 +118,7 @@ class Solenoidal:
         Least squares on the points, for each of the nested spans; on the others is seen which of
         them leaves least, and whether it takes off more than two standard errors.
         """
-        gram = right = 0.0
+        gram = right = torch.zeros(())
         for part in points:
             root = part.weights.sqrt()
             fields = (part.at.by_points() @ self.columns(part.x)) * root[:, None, None]

@@ -102,7 +102,7 @@ class Solver:
         kept = None
         if reduction().size > 1:
             self._agree()
-        while effort is not None:
+        while True:
             try:
                 fit = self._attempt(effort)
                 stopped_by = fit.stopped_by
@@ -123,7 +123,10 @@ class Solver:
                 return kept
             if kept is None or _certified(fit) < _certified(kept):
                 kept = fit
-            effort = self._next_effort(fit, effort)
+            more = self._next_effort(fit, effort)
+            if more is None:
+                break
+            effort = more
         self._warn_of_error(kept)
         self._warn_of_jumps(kept)
         self._correct(kept)
@@ -202,13 +205,14 @@ class Solver:
             scheme = _default_scheme(before.flow, effort) if scheme is None else clone(scheme)
             self.plan = Plan(before.flow, scheme, ("an earlier march is continued",))
             theta = as_tensor(before.trajectory.thetas[-1], self.device)
-            fit = Fit(before.flow, scheme, None, before.history[:-1], before.initial_error)
+            fit = _to_be_marched(before.flow, scheme, before.history[:-1], before.initial_error)
             return fit, theta, float(before.trajectory.times[-1])
         self.plan = self._make_plan(effort)
         flow, scheme = self.plan.flow, self.plan.scheme
         if self.resumed is not None:
             self.resumed.check_flow(flow, self.equation.d)
-            return Fit(flow, scheme, None, [], 0.0), None, 0.0
+            nowhere = torch.empty(0)  # theta is that of the last step made
+            return _to_be_marched(flow, scheme, [], 0.0), nowhere, 0.0
         if isinstance(flow, MixtureFlow):
             theta = self.scouts.split(flow)
             error = max(0.0, initial_error(self.initial, flow, theta, self._draws[1]))
@@ -217,7 +221,7 @@ class Solver:
                 self.initial, flow, self.equation.d, generator, self.device
             )
         theta = reduction().same(theta)
-        return Fit(flow, scheme, None, [], error), theta, 0.0
+        return _to_be_marched(flow, scheme, [], error), theta, 0.0
 
     def _make_plan(self, effort: Effort) -> Plan:
         """The family and the scheme, where the user has not chosen them, and why."""
@@ -429,12 +433,13 @@ class Solver:
         )
 
     def _diagnose(self, fit: Fit) -> Diagnosis:
+        assert fit.certificate is not None
         generator = torch_generator(self.random_state, _CERTIFY)
         return diagnose(fit.certificate, fit.trajectory, fit.history, self.equation, generator)
 
     def _warn_of_error(self, fit: Fit) -> None:
         """Say what limits a fit that falls short of ``tol``, and what would help."""
-        if not self._falls_short(fit):
+        if fit.certificate is None or not self._falls_short(fit):
             return
         reached = _certified(fit)
         if not self.equation.regular:  # there is no bound of KL: total variation, by Pinsker
@@ -486,6 +491,12 @@ class Solver:
                 UserWarning,
                 stacklevel=4,
             )
+
+
+def _to_be_marched(flow: Flow, scheme: Scheme, history: list[dict], error: float) -> Fit:
+    """A fit without a march: what is known before."""
+    nothing: Any = None
+    return Fit(flow, scheme, nothing, history, error)
 
 
 def _default_scheme(flow: Flow, effort: Effort) -> Scheme:

@@ -105,6 +105,7 @@ class Start:
         if not potential.has_walls:
             refuse_jumps(potential, mean, scale, beta)
         if not getattr(potential, "steady", True):
+            assert horizon is not None  # nothing comes to rest in a potential that moves
             times = [0.0, 0.37 * horizon, horizon]
             return cls(potential, initial, scale, probe_in_time(potential, mean, scale, times))
         start = cls(potential, initial, scale, probe(potential, mean, scale))

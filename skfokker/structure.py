@@ -61,15 +61,15 @@ def probe(
     points = mean + (sizes * directions) @ scale.T
     eps = 1e-4 * scale.diagonal().abs().mean()
     shifts = eps * torch.eye(d).to(mean)
-    hessians = []
+    found = []
     for x in points:
         gradient = potential.value_and_grad(torch.cat([x + shifts, x - shifts]))[1]
         seen = (gradient[:d] - gradient[d:]) / (2 * eps)
         if torch.isfinite(seen).all():
-            hessians.append(seen)
-    if len(hessians) < 2:
+            found.append(seen)
+    if len(found) < 2:
         return Structure(False, np.ones((d, d), dtype=bool))
-    hessians = torch.stack(hessians)
+    hessians = torch.stack(found)
     largest = hessians.abs().amax()
     interacts = hessians.abs().amax(0) > tolerance * largest
     constant = bool((hessians - hessians[0]).abs().amax() <= tolerance * largest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -91,11 +92,11 @@ class Trajectory:
         """The law at time t."""
         return TransportedNormal(self.flow, self._tensor(self.at(t)[0]), self.d)
 
-    def sample_from(self, z: Tensor, t: float | Tensor) -> Tensor:
+    def sample_from(self, z: Tensor, t: float | np.ndarray | Tensor) -> Tensor:
         """Latent points z (n, d) pushed to time t, a number or one time a row (n,)."""
         return self._by_time(lambda law, z, _: law.push(z), z, t)
 
-    def paths(self, z: Tensor, times: Sequence[float]) -> np.ndarray:
+    def paths(self, z: Tensor, times: Sequence[float] | np.ndarray) -> np.ndarray:
         """Curves (k, n, d) that follow :meth:`velocity`, from latent points z (n, d) at the start.
 
         A family whose velocity is the tangent of its map carries z along exactly. For others
@@ -169,11 +170,12 @@ class Trajectory:
         order = torch.as_tensor(np.argsort(group, kind="stable"), device=x.device)
         ends = np.cumsum(np.bincount(group))[:-1]
         rows = torch.tensor_split(order, [int(e) for e in ends])
-        out = None
-        for one_time, index in zip(distinct, rows, strict=True):
-            part = at_one_time(float(one_time), x[index])
-            out = part.new_empty(len(x), *part.shape[1:]) if out is None else out
-            out[index] = part
+        parts = [
+            at_one_time(float(one_time), x[index])
+            for one_time, index in zip(distinct, rows, strict=True)
+        ]
+        out = parts[0].new_empty(len(x), *parts[0].shape[1:])
+        out[order] = torch.cat(parts)
         return out
 
 
@@ -181,7 +183,8 @@ def finite_differences(times: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Time derivatives of values (k, m) at uneven times (k,), second order where k allows it."""
     if len(times) == 1:
         return np.zeros_like(values)
-    return np.gradient(values, times, axis=0, edge_order=min(2, len(times) - 1))
+    order: Literal[1, 2] = 2 if len(times) > 2 else 1
+    return np.gradient(values, times, axis=0, edge_order=order)
 
 
 def _numpy(theta: Tensor) -> np.ndarray:

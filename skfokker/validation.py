@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -69,7 +69,15 @@ def as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, torch.float64)
 
 
-def as_times(t: Any, t_final: float, n: int | None = None) -> float | np.ndarray:
+@overload
+def as_times(t: Any, t_final: float) -> float: ...
+
+
+@overload
+def as_times(t: Any, t_final: float, n: int) -> float | np.ndarray: ...
+
+
+def as_times(t, t_final, n=None):
     """A time, or one a row (n,), within [0, t_final]; None is t_final.
 
     Raises
@@ -80,14 +88,14 @@ def as_times(t: Any, t_final: float, n: int | None = None) -> float | np.ndarray
     if t is None:
         return t_final
     # times that have been in float32, or are in something shorter, reach the end as well
-    slack = np.finfo(np.float32).eps
+    slack = float(np.finfo(np.float32).eps)
     if isinstance(t, Tensor):
         t = t.detach().cpu()
         if t.is_floating_point():
             slack, t = max(slack, torch.finfo(t.dtype).eps), t.to(torch.float64)
         t = t.numpy()
     elif isinstance(t, np.ndarray | np.floating) and t.dtype.kind == "f":
-        slack = max(slack, np.finfo(t.dtype).eps)
+        slack = max(slack, float(np.finfo(t.dtype).eps))
     try:
         times = np.asarray(t, dtype=float)
     except (TypeError, ValueError) as error:
@@ -97,7 +105,7 @@ def as_times(t: Any, t_final: float, n: int | None = None) -> float | np.ndarray
     if times.ndim and (n is None or times.shape != (n,)):
         wanted = "a number" if n is None else f"a number, or one time a row: shape ({n},)"
         raise ValueError(f"t must be {wanted}, got shape {times.shape}.")
-    slack = float(slack) * t_final
+    slack = slack * t_final
     outside = ~((times >= -slack) & (times <= t_final + slack))
     if outside.any():
         bad = float(times[outside].flat[0] if times.ndim else times)

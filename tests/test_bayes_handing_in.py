@@ -83,6 +83,7 @@ def gamma_posterior():
     return sample_posterior(gamma_density, constraints=named, random_state=0, n_draws=6000)
 
 
+@pytest.mark.slow
 def test_constrained_density_is_normalised_and_comes_back_by_name(gamma_posterior):
     draws = gamma_posterior.draws
     assert draws["rate"].shape == (6000,) and draws["shift"].shape == (6000, 2)
@@ -94,6 +95,7 @@ def test_constrained_density_is_normalised_and_comes_back_by_name(gamma_posterio
     assert gamma_posterior.sd()["rate"] == pytest.approx(np.sqrt(3) / 2, rel=0.05)
 
 
+@pytest.mark.slow
 def test_starts_for_other_samplers(gamma_posterior):
     start = mcmc_start(gamma_posterior, 10)
     assert start["positions"].shape == (10, 3) and start["values"]["shift"].shape == (10, 2)

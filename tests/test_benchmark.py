@@ -361,6 +361,7 @@ def test_lines_average_over_targets():
     assert (line.values["symkl"], line.values["certificate"], line.seconds) == (2.0, 3.0, 2.0)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, capsys):
     paths = [str(tmp_path / name) for name in ("results.json", "results.md")]
     arguments = ["--quick", "--problems", "heat", "--methods", "ours", "--json", paths[0],
@@ -378,6 +379,7 @@ def test_command_line(tmp_path, capsys):
         main(["--problems", "rosenbrok"])
 
 
+@pytest.mark.slow
 def test_studies():
     assert set(STUDIES) == {
         "tolerance",
@@ -411,6 +413,7 @@ def test_studies():
     assert np.isfinite([float(row[3]) for row in table.rows]).all()
 
 
+@pytest.mark.slow
 def test_studies_say_what_a_fit_ended_in(monkeypatch):
     """Fits that fail, fits that cannot be asked afterwards, and fits that give nonsense."""
     from skfokker.benchmark.studies import common
@@ -451,6 +454,7 @@ def test_study_of_certificates():
     assert truth <= now <= before and 0 < distance < 1
 
 
+@pytest.mark.slow
 def test_memory_of_fresh_processes():
     """Draws are counted as output, what is held beside them is not."""
     table = STUDIES["memory"](StudyOptions(quick=True))[0]

@@ -262,6 +262,7 @@ def test_imbalance_is_that_of_the_density(name):
     torch.testing.assert_close(eps, rate - right, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_total_variation_against_a_grid():
     """Gaussians for a double well: both bounds lie above the truth, and L1 is not vacuous."""
     problem = problems.load("double-well-1d")
@@ -332,6 +333,7 @@ def with_stray(march, weight, speed):
     return replace(march, flow=larger, thetas=np.stack(thetas), velocities=np.stack(velocities))
 
 
+@pytest.mark.slow
 def test_a_little_stray_mass_does_not_certify_much():
     """A component of weight 1e-4 at a speed of 1000: KL <= 62 as a whole."""
     wells = GaussianMixture([[-2.0, 0.5], [2.0, -0.5]], weights=[0.3, 0.7])

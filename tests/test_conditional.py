@@ -1,5 +1,6 @@
 """Conditional densities and their march by scores: laws of the parts, order, energy, accuracy."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -225,6 +226,7 @@ def fitted():
     return ParametricFokkerPlanck(n_features=2, random_state=0, t_final=0.1).fit(wells)
 
 
+@pytest.mark.slow
 def test_default_in_the_plane_against_finite_volumes(fitted):
     assert isinstance(fitted.flow_, ConditionalFlow)
     assert isinstance(fitted.scheme_, ScoreDualNested)
@@ -264,16 +266,22 @@ def small(**params):
     return ParametricFokkerPlanck(**settings | {"scheme": scheme, "t_final": 0.05} | params)
 
 
-def test_seeds():
-    first, again, other = (small(random_state=s).fit(chain) for s in (0, 0, 1))
+@pytest.fixture(scope="module")
+def short():
+    return small().fit(chain)
+
+
+def test_seeds(short):
+    first, again, other = short, small().fit(chain), small(random_state=1).fit(chain)
     np.testing.assert_array_equal(first.thetas_, again.thetas_)
     np.testing.assert_array_equal(first.sample(5), again.sample(5))
     assert first.certificate_.kl() == again.certificate_.kl()
     assert np.abs(first.thetas_[-1] - other.thetas_[-1]).max() > 0
 
 
-def test_a_march_is_continued():
-    whole, parts = small(t_final=0.1).fit(chain), small(warm_start=True).fit(chain, 0.05)
+def test_a_march_is_continued(short):
+    whole, parts = small(t_final=0.1).fit(chain), copy.deepcopy(short)
+    parts.set_params(warm_start=True)
     flow = str(parts.flow_)
     parts.fit(chain, 0.1)
     assert parts.t_final_ == 0.1 and str(parts.flow_) == flow
@@ -290,6 +298,7 @@ def test_parameters_are_reached_through_the_estimator():
     assert copy.get_params()["flow__own"] is None
 
 
+@pytest.mark.slow
 def test_a_start_too_narrow_for_the_nodes_is_sampled(fitted):
     """In a plane, where expectations are a quadrature otherwise."""
     mean, variance = np.array([0.5, -0.5]), 1e-3  # 0.03 wide, nodes are 0.1 apart
@@ -306,7 +315,13 @@ def test_a_start_too_narrow_for_the_nodes_is_sampled(fitted):
     np.testing.assert_allclose(np.cov(x.T), np.cov(exact.T), atol=0.025)
 
 
-@pytest.mark.parametrize("functions", [None, [0, 2]], ids=["independent", "even"])
+@pytest.mark.parametrize(
+    "functions",
+    [
+        pytest.param(None, id="independent"),
+        pytest.param([0, 2], id="even", marks=pytest.mark.slow),
+    ],
+)
 def test_a_start_that_the_family_does_not_hold_is_fitted(functions):
     """The second coordinate cannot follow the first along a line."""
     own, feature = ("polynomials", -5.0, 5.0, 4, 2.0), ("polynomials", -5.0, 5.0, 4)

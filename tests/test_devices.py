@@ -124,7 +124,13 @@ SCHEMES = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("coordinates", "cg") else [])
+        for name in SCHEMES
+    ],
+)
 def test_whole_fits_stay_on_their_device(name, monkeypatch):
     """March, certificate, draws and densities, with the bits of the CPU."""
     potential, flow, scheme = SCHEMES[name]

@@ -118,30 +118,40 @@ def test_order_of_the_moments_in_a_driven_trap():
     assert 3.5 < math.log2(errors[0] / errors[1]) < 5.0
 
 
-def test_a_gradient_drift_is_a_potential():
-    def V(x):
-        return 0.25 * (x**4).sum(1) - x[:, 0] * x[:, 1]
+def quartic(x, coupling=1.0):
+    return 0.25 * (x**4).sum(1) - coupling * x[:, 0] * x[:, 1]
 
-    def drift(x):
-        return -(x**3) + x.flip(1)
 
-    model = ParametricFokkerPlanck(random_state=0, n_features=2)
-    one, other = clone(model).fit(V, 0.2), clone(model).fit(Equation(drift=drift), 0.2)
+def plain(potential):
+    """A fit over a short while, of a potential or what is the same."""
+    return ParametricFokkerPlanck(random_state=0, n_features=2).fit(potential, 0.2)
+
+
+@pytest.fixture(scope="module")
+def coupled():
+    return plain(quartic)
+
+
+def same_law(one, other):
     x = one.sample(200)
     np.testing.assert_allclose(other.log_density(x), one.log_density(x), rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("coupling", [0.0, 1.0])
-def test_a_potential_in_time_that_is_constant(coupling):
-    def V(x):
-        return 0.25 * (x**4).sum(1) - coupling * x[:, 0] * x[:, 1]
-
-    model = ParametricFokkerPlanck(random_state=0, n_features=2)
-    one, other = clone(model).fit(V, 0.2), clone(model).fit(lambda x, t: V(x), 0.2)
-    x = one.sample(200)
-    np.testing.assert_allclose(other.log_density(x), one.log_density(x), rtol=0, atol=1e-8)
+@pytest.mark.slow
+def test_a_gradient_drift_is_a_potential(coupled):
+    same_law(coupled, plain(Equation(drift=lambda x: -(x**3) + x.flip(1))))
 
 
+@pytest.mark.slow
+def test_a_coupled_potential_in_time_that_is_constant(coupled):
+    same_law(coupled, plain(lambda x, t: quartic(x)))
+
+
+def test_a_sum_over_coordinates_in_time_that_is_constant():
+    same_law(plain(lambda x: quartic(x, 0.0)), plain(lambda x, t: quartic(x, 0.0)))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "diffusion", [[[0.5, 0.2], [0.2, 0.3]], lambda x: 0.3 + 0.2 * torch.tanh(x) ** 2]
 )
@@ -191,6 +201,7 @@ def test_duffing_oscillator_against_particles():
     assert model.certificate_.total_variation() < 0.2
 
 
+@pytest.mark.slow
 def test_three_coordinates_of_a_regular_equation():
     """By the weak form: the regression of rho^-1 L* rho runs away here."""
 
@@ -243,15 +254,21 @@ def test_current_circulates():
     np.testing.assert_allclose(model.current(x), expected, atol=1e-6)
 
 
-def test_pickles_and_clones_and_goes_on():
+@pytest.fixture(scope="module")
+def turned():
     equation = Equation(drift=turning, diffusion=0.5, n_features=2)
-    assert clone(equation).get_params()["drift"] is turning
     estimator = ParametricFokkerPlanck(random_state=0, tol=0.1, warm_start=True)
-    model = estimator.fit(equation, 0.1)
-    again = pickle.loads(pickle.dumps(model))
-    x = model.sample(10)
-    np.testing.assert_array_equal(again.log_density(x), model.log_density(x))
-    assert again.fit(equation, 0.2).t_final_ == 0.2
+    return estimator.fit(equation, 0.05)
+
+
+@pytest.mark.slow
+def test_pickles_and_clones_and_goes_on(turned):
+    equation = clone(Equation(drift=turning, diffusion=0.5, n_features=2))
+    assert equation.get_params()["drift"] is turning
+    again = pickle.loads(pickle.dumps(turned))
+    x = turned.sample(10)
+    np.testing.assert_array_equal(again.log_density(x), turned.log_density(x))
+    assert again.fit(equation, 0.1).t_final_ == 0.1
 
 
 def short(x):
@@ -282,7 +299,7 @@ def test_bad_input(arguments, error, message):
         ParametricFokkerPlanck(n_features=2).fit(Equation(**arguments), 1.0)
 
 
-def test_what_has_no_meaning():
+def test_what_has_no_meaning(turned):
     equation = Equation(drift=turning, diffusion=0.5, n_features=2)
     with pytest.raises(ValueError, match="no free energy"):
         ParametricFokkerPlanck(t_final="equilibrium").fit(equation)
@@ -290,8 +307,7 @@ def test_what_has_no_meaning():
         ParametricFokkerPlanck(initial="laplace").fit(equation, 1.0)
     with pytest.raises(ValueError, match="AdamNested.* marches gradient flows"):
         ParametricFokkerPlanck(scheme=AdamNested()).fit(equation, 1.0)
-    model = ParametricFokkerPlanck(random_state=0, tol=0.1).fit(equation, 0.05)
     with pytest.raises(ValueError, match=r"posterior\(\) weighs draws"):
-        model.posterior()
+        turned.posterior()
     with pytest.raises(ValueError, match="convexity"):
-        model.certificate_.w2()
+        turned.certificate_.w2()

@@ -312,6 +312,7 @@ def test_warm_start_goes_on():
     assert model.n_features_in_ == 2 and np.isfinite(model.score(X))
 
 
+@pytest.mark.slow
 def test_continuing_the_default_march_gives_what_one_long_fit_gives():
     def well(x):
         return (0.25 * x**4 - x**2).sum(1)

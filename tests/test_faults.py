@@ -136,6 +136,7 @@ def test_resuming_a_continued_march_of_a_scheme_without_velocities(tmp_path):
     assert_same(whole, settings().fit(well, resume=tmp_path / "b"))
 
 
+@pytest.mark.slow
 def test_refinements_are_resumed_too(tmp_path, monkeypatch):
     attempts, calls, begin = [], [], Checkpoints.begin
 
@@ -175,6 +176,13 @@ def test_a_certificate_that_cannot_be_computed_loses_no_march():
     np.testing.assert_array_equal(model.thetas_, whole.thetas_)
 
 
+@pytest.fixture(scope="module")
+def cheap(tmp_path_factory):
+    """A fit, and its checkpoint."""
+    path = tmp_path_factory.mktemp("cheap") / "march.ckpt"
+    return estimator(scheme=RungeKutta(20)).fit(well, checkpoint=path), path
+
+
 @pytest.mark.parametrize(
     ("change", "potential", "message"),
     [
@@ -184,16 +192,18 @@ def test_a_certificate_that_cannot_be_computed_loses_no_march():
         ({"n_features": 2}, Quadratic([0.0, 1.0]), "to another potential"),
     ],
 )
-def test_checkpoints_of_another_fit_are_refused(tmp_path, change, potential, message):
-    path = tmp_path / "march.ckpt"
-    estimator(scheme=RungeKutta(20)).fit(well, checkpoint=path)
+def test_checkpoints_of_another_fit_are_refused(cheap, change, potential, message):
     with pytest.raises(ValueError, match=message):
-        estimator(scheme=RungeKutta(20), **change).fit(potential, resume=path)
+        estimator(scheme=RungeKutta(20), **change).fit(potential, resume=cheap[1])
+
+
+def test_what_is_no_checkpoint_of_this_fit_is_refused(cheap, tmp_path):
+    model, checkpoint = cheap
     with pytest.raises(ValueError, match="on its way to t_final=0.2, not to 0.5"):
-        estimator(scheme=RungeKutta(20)).fit(well, t_final=0.5, resume=path)
+        estimator(scheme=RungeKutta(20)).fit(well, t_final=0.5, resume=checkpoint)
     with pytest.raises(FileNotFoundError):
         estimator().fit(well, resume=tmp_path / "nothing")
-    model = estimator(scheme=RungeKutta(20)).fit(well)
+    path = tmp_path / "finished"
     with pytest.warns(UserWarning, match="Left out"):
         model.save(path)
     with pytest.raises(ValueError, match="a finished model, not a checkpoint"):
@@ -244,6 +254,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["step", "write"])
 def test_a_killed_process_loses_nothing_before_its_last_checkpoint(whole, tmp_path, where):
     path = tmp_path / "march.ckpt"
@@ -376,7 +387,10 @@ def test_atomic_writes(tmp_path):
 # -------------------------------------------------------------------- marches by scores
 
 
-@pytest.mark.parametrize(("d", "kind"), [(3, "polynomials"), (2, "splines")])
+@pytest.mark.parametrize(
+    ("d", "kind"),
+    [pytest.param(3, "polynomials", marks=pytest.mark.slow), (2, "splines")],
+)
 @pytest.mark.parametrize("what", [raise_error, press_ctrl_c], ids=["exception", "ctrl-c"])
 def test_resuming_a_march_by_scores_gives_the_same_bits(tmp_path, monkeypatch, d, kind, what):
     """Points drawn anew in every step, or a quadrature that asks V before the march only."""
@@ -405,6 +419,7 @@ def test_resuming_a_march_by_scores_gives_the_same_bits(tmp_path, monkeypatch, d
     assert_same(whole, model().fit(well, resume=path))
 
 
+@pytest.mark.slow
 def test_a_march_is_resumed_with_the_functions_it_was_begun_with(tmp_path, monkeypatch):
     """Without a seed they would be chosen otherwise."""
     path, calls, evaluate = tmp_path / "march.ckpt", [], _March.evaluate

@@ -416,7 +416,10 @@ def test_what_has_an_integral_is_searched(log_density):
 # ------------------------------------------------------------------ invalid torch distributions
 
 
-def test_invalid_parameters_are_outside_the_support_of_this_thread_alone():
+def test_invalid_parameters_are_outside_the_support_of_this_thread_alone(monkeypatch):
+    # packages switch the checks off on import, such as zuko
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)
+
     def log_density(x):
         return Gamma(2.0, 1.0).log_prob(x[:, 0]) + Normal(0.0, x[:, 0]).log_prob(x[:, 1])
 

@@ -218,6 +218,7 @@ def fitted():
     return ParametricFokkerPlanck(MixtureFlow(3), random_state=0).fit(two_wells(), 1.0)
 
 
+@pytest.mark.slow
 def test_two_wells_are_marched_as_a_mixture(fitted):
     assert isinstance(fitted.flow_, MixtureFlow)
     exact = finite_volumes_2d(two_wells(), 1.0)

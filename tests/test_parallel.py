@@ -80,6 +80,7 @@ def one():
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quadratic", "direct", "cg", "separable", "scores", "quadrature"])
 def test_two_processes_give_the_result_of_one(one, two, name):
     (first, messages), (second, _) = two[0]
@@ -89,11 +90,13 @@ def test_two_processes_give_the_result_of_one(one, two, name):
         np.testing.assert_allclose(first[name][key], value, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_without_a_seed_the_processes_agree_on_one(two):
     (first, _), (second, _) = two[0]
     assert first["unseeded"] == second["unseeded"]
 
 
+@pytest.mark.slow
 def test_a_plain_fit_gives_the_same(two):
     scheme = LeastSquaresNested(max_step=0.01)
     model = ParametricFokkerPlanck(scheme=scheme, random_state=0, t_final=0.02, tol=1e3).fit(
@@ -113,6 +116,7 @@ def endings(two):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "theirs", "own"),
     [
@@ -130,6 +134,7 @@ def test_a_failure_on_one_process_ends_all(endings, what, theirs, own):
     assert max(seconds) < 30  # none had to wait for the end of its patience
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_leaves_none_waiting(endings):
     said, _, seconds = endings[0]["dies"]
     assert "RankError: rank 0 of 2 lost the other processes: one" in said and seconds < 30

@@ -65,6 +65,7 @@ def coarse(size=21, half=6.0):
     return ConditionalFlow([("splines", knots, 0.3)] * 2, [("splines", knots)] * 2, groups)
 
 
+@pytest.mark.slow
 def test_above_the_truth_and_not_far(holes):
     potential = holes[1].potential.potential
     box = [[-5.0, 5.0], [-5.0, 5.0]]

@@ -173,6 +173,7 @@ def test_rings_are_products_behind_a_rotation(name, ring):
         assert off > 0.5  # it does mix the pairs
 
 
+@pytest.mark.slow
 def test_rotated_wells_agree_with_particles_and_planar_grids():
     problem, n = problems.load("rotated-wells-9d"), 4000
     z = np.random.default_rng(0).standard_normal((n, 9))

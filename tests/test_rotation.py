@@ -243,6 +243,7 @@ def plain():
         return model().fit(Rings(4), HORIZON)
 
 
+@pytest.mark.slow
 def test_a_march_behind_a_rotation_is_the_march_without_it(turned, plain):
     assert "blocks of 2, 2" in str(turned.plan_) and "frame" not in str(plain.plan_)
     inner, frame = split_frame(turned.flow_)
@@ -270,6 +271,7 @@ def test_a_march_behind_a_rotation_is_the_march_without_it(turned, plain):
     assert turned.certificate_.kl() == pytest.approx(plain.certificate_.kl(), rel=0.5)
 
 
+@pytest.mark.slow
 def test_everything_of_a_march_behind_a_rotation_is_in_x(turned):
     x = turned.sample(20, random_state=0)
     np.testing.assert_allclose(turned.inverse_transform(turned.transform(x)), x, atol=1e-6)
@@ -281,6 +283,7 @@ def test_everything_of_a_march_behind_a_rotation_is_in_x(turned):
     np.testing.assert_allclose((x2 - x0) / 0.0002, turned.velocity(x1, 0.0101), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.slow
 def test_save_load_and_pickle(turned, tmp_path):
     pytest.importorskip("safetensors")
     x = turned.sample(10, random_state=0)
@@ -291,6 +294,7 @@ def test_save_load_and_pickle(turned, tmp_path):
     np.testing.assert_array_equal(same.log_density(x), turned.log_density(x))
 
 
+@pytest.mark.slow
 def test_a_march_behind_a_rotation_is_resumed_with_the_same_bits_and_continued(tmp_path):
     pytest.importorskip("safetensors")
     turn = rotation_of(3, 0)

@@ -23,11 +23,20 @@ from skfokker import Gaussian, GaussianDensity, ParametricFokkerPlanck
 from skfokker.flows import AffineFlow, Composition, ElementwiseFlow
 from skfokker.flows.base import Flow
 from skfokker.potentials import Quadratic
+from skfokker.schemes import GaussianMoments
 from skfokker.schemes.base import Scheme
 
 
-@parametrize_with_checks([ParametricFokkerPlanck(), GaussianDensity(), GaussianDensity(0.1)])
+@parametrize_with_checks(
+    [ParametricFokkerPlanck(scheme=GaussianMoments()), GaussianDensity(), GaussianDensity(0.1)]
+)
 def test_checks_of_sklearn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([ParametricFokkerPlanck()])
+def test_checks_of_sklearn_with_the_default_march(estimator, check):
     check(estimator)
 
 

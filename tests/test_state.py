@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from stand_in import RungeKutta
 from torch.distributions import (
     AffineTransform,
     Categorical,
@@ -102,7 +103,9 @@ def test_no_global_is_touched_while_code_of_users_runs():
     assert seen and all(state == (before[0], before[3]) for state in seen)
 
 
-@pytest.mark.parametrize("work", [fit_march, evaluate_outside, draw])
+@pytest.mark.parametrize(
+    "work", [pytest.param(fit_march, marks=pytest.mark.slow), evaluate_outside, draw]
+)
 def test_eight_threads_give_the_bits_of_one(work):
     alone = work(0)
     with ThreadPoolExecutor(8) as pool:
@@ -149,6 +152,7 @@ def run_script(text, *, threads):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_after_threads_have_run_does_not_hang():
     done = run_script(
@@ -161,7 +165,7 @@ def test_a_fork_after_threads_have_run_does_not_hang():
 
         torch.set_num_threads(2)
         fit = ParametricFokkerPlanck(random_state=0).fit(DoubleWell(d=2), t_final=0.01)
-        x = fit.sample(100_000)
+        x = fit.sample(30_000)
         expected = fit.log_density(x)
         with multiprocessing.get_context("fork").Pool(2) as pool:
             parts = pool.map_async(fit.log_density, np.array_split(x, 4)).get(timeout=60)
@@ -173,6 +177,7 @@ def test_a_fork_after_threads_have_run_does_not_hang():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_workers_bring_functions_of_the_script_back():
     done = run_script(
         """
@@ -246,7 +251,9 @@ def in_a_graph(*values):
 @pytest.mark.parametrize("duplicate", [clone, copy.deepcopy])
 def test_clones_of_what_holds_tensors_of_a_graph(initial, duplicate):
     mean = in_a_graph(0.5, 0.25)
-    model = ParametricFokkerPlanck(AffineFlow(), initial=initial(mean), random_state=0)
+    model = ParametricFokkerPlanck(
+        AffineFlow(), RungeKutta(2), initial=initial(mean), random_state=0
+    )
     new = duplicate(model)
     assert mean.requires_grad and new.initial is not model.initial
     if not isinstance(new.initial, list):

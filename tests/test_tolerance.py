@@ -20,6 +20,7 @@ from skfokker.structure import Structure
 from skfokker.tolerance import Diagnosis, Effort
 
 
+@pytest.mark.slow
 def test_a_smaller_tol_gives_a_smaller_certificate():
     potential = StyblinskiTang(1)
     loose = ParametricFokkerPlanck(random_state=0).fit(potential, 1.8)

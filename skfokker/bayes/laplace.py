@@ -149,8 +149,8 @@ def laplace(
     generator = torch_generator(random_state, 2000)
     potential, points = _starts(potential, d, starts, n_starts, spread, generator)
     noise = _noise(max(n_draws, 4 * d), d, generator)
-    found = [_follow(potential, x, noise) for x in points]
-    found = _distinct([candidate for candidate in found if candidate is not None])
+    ends = [_follow(potential, x, noise) for x in points]
+    found = _distinct([end for end in ends if end is not None])
     if sum(one[3] for one in found) > 1:  # a centre of indefinite curvature is no mode
 
         def follow(x):
@@ -201,7 +201,7 @@ def covariance_root(hessian: np.ndarray) -> tuple[np.ndarray, bool]:
         values = np.maximum(np.abs(values), 1e-2 * max(1.0, float(np.abs(values).max()) * 1e-2))
     half = scale[:, None] * vectors / np.sqrt(values)
     # QR of the transpose: a triangular root without squaring the condition number
-    root = np.linalg.qr(half.T, mode="r").T
+    root = np.asarray(np.linalg.qr(half.T, mode="r")).T
     return root * np.sign(np.diag(root)), definite
 
 
@@ -349,7 +349,7 @@ def _relax(potential, gaussian: tuple, noise: Tensor, n_iterations: int) -> tupl
         shift *= min(1.0, math.sqrt(d) / max(float(np.linalg.norm(shift)), 1e-300))
         half = vectors / np.sqrt(values)
         trial = root @ half
-        trial = np.linalg.qr(trial.T, mode="r").T
+        trial = np.asarray(np.linalg.qr(trial.T, mode="r")).T
         trial = trial * np.sign(np.diag(trial))
         moved = centre + root @ shift
         after = _bound(potential, moved, trial, noise)

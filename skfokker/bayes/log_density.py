@@ -82,7 +82,7 @@ class NumpyLogDensity(NumpyPotential):
         step: float = 1e-5,
     ):
         self.function = function
-        self.gradient = gradient
+        self.gradient = gradient  # type: ignore[assignment, method-assign]
         self.n_features = n_features
         self.batched = batched
         self.step = step
@@ -119,9 +119,10 @@ class NumpyLogDensity(NumpyPotential):
                 return self._check(self._values(at), (len(at),), "value", like).numpy()
 
             return central_differences(values, points, self.step)
+        gradient: Any = self.gradient
         if self.batched:
-            return _numbers(self.gradient(points.copy()))
-        return np.array([_numbers(self.gradient(x.copy())) for x in points])
+            return _numbers(gradient(points.copy()))
+        return np.array([_numbers(gradient(x.copy())) for x in points])
 
     def _pairs(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log densities (n,) and gradients (n, d) of a function that returns both."""
@@ -245,11 +246,11 @@ class PyMCLogDensity(NumpyLogDensity):
     def get_params(self, deep=True):
         return {"model": self.model}
 
-    def _values(self, u: np.ndarray) -> dict[str, np.ndarray]:
+    def _by_name(self, u: np.ndarray) -> dict[str, np.ndarray]:
         return self._unravel(self._raveled(np.asarray(u, dtype=float), self._point.point_map_info))
 
     def _one(self, u: np.ndarray) -> tuple[float, np.ndarray]:
-        values = self._values(u)
+        values = self._by_name(u)
         return float(self._logp(values)), np.asarray(self._dlogp(values))
 
     @property
@@ -262,7 +263,7 @@ class PyMCLogDensity(NumpyLogDensity):
 
         The log-Jacobian is already in the model's log density: zeros are returned for it.
         """
-        rows = [self._constrain(self._values(x)) for x in u.detach().numpy()]
+        rows = [self._constrain(self._by_name(x)) for x in u.detach().numpy()]
         values = {
             name: torch.from_numpy(np.stack([np.asarray(row[j], dtype=float) for row in rows]))
             for j, name in enumerate(self._names)

@@ -41,7 +41,7 @@ class Preconditioned(Potential):
         return len(self.mean)
 
     @property
-    def has_walls(self) -> bool:
+    def has_walls(self) -> bool:  # type: ignore[override]
         return getattr(self.potential, "has_walls", False)
 
     def _prepare(self) -> tuple[Tensor, ...]:

@@ -364,11 +364,11 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
             mean, width = self.preconditioner_.mean, self.preconditioner_.root.diagonal()
             x = coordinate_draws(self.potential_, mean, width, 4096, seed=0)
             return (x - mean.numpy()) / width.numpy()
-        if not self._several_modes():
+        if self.laplace_ is None or not self._several_modes():
             return None
-        x = torch.from_numpy(self.laplace_.sample(4096, self.random_state))
+        draws = torch.from_numpy(self.laplace_.sample(4096, self.random_state))
         mean, root = self.preconditioner_.mean, self.preconditioner_.root
-        return torch.linalg.solve_triangular(root, (x - mean).T, upper=False).T.numpy()
+        return torch.linalg.solve_triangular(root, (draws - mean).T, upper=False).T.numpy()
 
     def _pilot(self, work: Callable[[], float]) -> float:
         """Work that draws from torch distributions, on a seed of its own."""

@@ -67,8 +67,8 @@ def coordinate_draws(potential, mean: Tensor, scale: Tensor, n: int, seed: int) 
             points = mean.repeat(_GRID, 1)
             points[:, i] += grid * scale[i]
             value = potential(points).detach()
-            log_p = -torch.where(torch.isfinite(value), value, torch.inf)
-            log_p = (log_p - log_p.max()).numpy()
+            seen = -torch.where(torch.isfinite(value), value, torch.inf)
+            log_p = (seen - seen.max()).numpy()
             if max(log_p[0], log_p[-1]) < -_DEEP:
                 break
             half *= 2

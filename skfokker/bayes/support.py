@@ -88,17 +88,17 @@ def refuse_unbounded(potential: Potential, start: np.ndarray, far: np.ndarray) -
             here = float(potential(torch.from_numpy(start)[None]))
     except Exception:  # code of the user's, far away from where it has to work
         return
-    value = value.double().view(len(radii), len(starts)).numpy()
+    values = value.double().view(len(radii), len(starts)).numpy()
     with np.errstate(all="ignore"):
-        falling = ((np.diff(value, axis=0) < 0) | (value[1:] == -np.inf)).all(0)
-    falling &= value[-1] < here - _FALL
+        falling = ((np.diff(values, axis=0) < 0) | (values[1:] == -np.inf)).all(0)
+    falling &= values[-1] < here - _FALL
     if falling.mean() < 0.9:
         return
     near, mid = (torch.from_numpy(points[k, 0]) for k in (0, 3))
     raise UnboundedDensityError(
         f"The log density grows without bound: it is {-here:.3g} at x = "
-        f"{_show(torch.from_numpy(start))}, {-value[0, 0]:.3g} at {_show(near)}, "
-        f"{-value[3, 0]:.3g} at {_show(mid)}, so that it has no integral. Is its sign wrong, was "
+        f"{_show(torch.from_numpy(start))}, {-values[0, 0]:.3g} at {_show(near)}, "
+        f"{-values[3, 0]:.3g} at {_show(mid)}, so that it has no integral. Is its sign wrong, was "
         "an energy V given where V = -log density? Then give lambda x: -V(x). Or a parameter "
         "lacks a prior."
     )

@@ -299,7 +299,7 @@ _ALL = (
             Target("certified_tv", dict.fromkeys(_PLANE, 0.1)),
         ),
         seconds={
-            "Rosenbrock 10-D": 10,
+            "Rosenbrock 10-D": 10.0,
             "Rosenbrock 30-D": 40,
             "Rosenbrock 100-D": 200,
             "chain 16-D": 15,

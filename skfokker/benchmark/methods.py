@@ -10,8 +10,8 @@ import numpy as np
 from scipy.stats import gaussian_kde
 
 from .. import metrics
+from ..certificate import Certificate
 from ..estimator import ParametricFokkerPlanck
-from ..flows import AffineFlow
 from ..flows.planar import PlanarFlow
 from ..problems import Problem
 from ..reference import gaussian_log_density
@@ -35,7 +35,7 @@ class Law:
     """
 
     n_points = 20_000
-    certificate = None
+    certificate: Certificate | None = None
     solution = None
 
     def __init__(self):
@@ -77,7 +77,7 @@ class FitLaw(Law):
         return self.fit.inverse_transform(z, t)
 
     def gaussian(self, t):
-        return metrics.moments(self.fit, t) if isinstance(self.fit.flow_, AffineFlow) else None
+        return metrics.moments(self.fit, t) if self.fit.flow_.affine else None
 
     def marginals(self, t):
         separable = self.fit.flow_.separable

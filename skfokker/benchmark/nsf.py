@@ -93,13 +93,13 @@ def train(
         if spent * (1 + 1 / len(chunks)) > seconds / 2:
             break
     particles = torch.as_tensor(np.concatenate(chunks, 1))
-    stops = np.array(stops)
+    knots = np.array(stops)
     means, roots, white = _whiten(particles)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         flow = zuko.flows.NSF(problem.d, context=2, transforms=3, hidden_features=(64, 64))
-    law = ConditionalLaw(flow, stops, means, roots)
+    law = ConditionalLaw(flow, knots, means, roots)
     optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
     begin, moments = time.perf_counter(), torch.as_tensor(stops)
     left = max(seconds - (begin - start), 1e-9)

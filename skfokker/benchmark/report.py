@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__
+from .._version import __version__
 from .groups import Group
 from .published import PUBLISHED
 from .runner import Row

@@ -40,7 +40,9 @@ class Diffusion:
     name = "diffusion"
 
     def __init__(self, given: Any, d: int):
-        self.d, self.term, self.fixed = d, None, None
+        self.d = d
+        self.term: Term | None = None
+        self.fixed: Tensor | None = None
         if callable(given):
             self.term = Term(given, self.name, d, ("n", "n1", "nd", "ndd", "", "d", "dd"))
             shape = self.term.shape.removeprefix("n")
@@ -56,12 +58,12 @@ class Diffusion:
                     f"{tuple(self.fixed.shape)}."
                 )
             self.kind = kinds[tuple(self.fixed.shape)]
-            self._simplify()
+            self._simplify(self.fixed)
 
-    def _simplify(self) -> None:
+    def _simplify(self, matrix: Tensor) -> None:
         """A constant matrix that is diagonal, as its diagonal."""
-        if self.kind == "matrix" and torch.equal(self.fixed, torch.diag(self.fixed.diagonal())):
-            self.fixed, self.kind = self.fixed.diagonal().clone(), "diagonal"
+        if self.kind == "matrix" and torch.equal(matrix, torch.diag(matrix.diagonal())):
+            self.fixed, self.kind = matrix.diagonal().clone(), "diagonal"
 
     @property
     def diagonal(self) -> bool:
@@ -70,9 +72,10 @@ class Diffusion:
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """D at x (n, d) as it is kept: (n, ...) or (1, ...) with (), (d,) or (d, d) behind."""
-        if self.fixed is not None:
-            return self.fixed.to(x)[None]
-        return self.term(x, t)
+        if self.term is not None:
+            return self.term(x, t)
+        assert self.fixed is not None
+        return self.fixed.to(x)[None]
 
     def along(self, x: Tensor, t: float) -> Tensor:
         """The diagonal of D, (n or 1, d)."""

@@ -58,7 +58,8 @@ class GeneralFokkerPlanck:
         self.terms = drift, diffusion, interaction
         self.d, self.separable, self.interacts = drift.d, separable, interacts
         self.regular, self.linear = regular, linear
-        self.time, self._crowd = 0.0, None
+        self.time = 0.0
+        self._crowd: Tensor | None = None
 
     def seen(self, structure: Any) -> GeneralFokkerPlanck:
         """The same with what was seen of its structure."""
@@ -106,9 +107,9 @@ class GeneralFokkerPlanck:
         """Set the time, and the law whose mean field acts, by n points (n, d) of it."""
         self.time = float(t)
         if self.mean_field and crowd is not None:
-            self._crowd = crowd(_CROWD)
-            if self.linear:  # the mean force is that of the mean
-                self._crowd = self._crowd.mean(0, keepdim=True)
+            points = crowd(_CROWD)
+            # where it is linear the mean force is that of the mean
+            self._crowd = points.mean(0, keepdim=True) if self.linear else points
 
     # ------------------------------------------------------------ what it does
 

@@ -68,9 +68,10 @@ def read_equation(
     fields = [(equation.drift, "drift"), (equation.force, "force")]
     fields = [(field, name) for field, name in fields if field is not None]
     times = [0.0] if horizon is None else [0.0, 0.37 * horizon, horizon]
-    isotropic = diffusion.kind == "scalar" and diffusion.fixed is not None
-    number = float(diffusion.fixed) if isotropic else 0.0
-    if isotropic and number > 0 and interaction is None:
+    number = 0.0
+    if diffusion.kind == "scalar" and diffusion.fixed is not None:
+        number = float(diffusion.fixed)
+    if number > 0 and interaction is None:
         potential = _as_potential(equation, fields, d, device, times)
         if potential is not None:
             return potential, number

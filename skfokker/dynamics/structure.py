@@ -49,15 +49,15 @@ def probe(
     drift, diffusion, interaction = equation.terms
     for t in times:
         equation.move_to(t)
-        jacobians = []
+        found = []
         for x in points:
             above, below = equation.raw_drift(torch.cat([x + shifts, x - shifts])).chunk(2)
             seen = (above - below).T / (2 * step)
             if torch.isfinite(seen).all():
-                jacobians.append(seen)
-        if not jacobians:
+                found.append(seen)
+        if not found:
             return Structure(False, np.ones((d, d), dtype=bool))
-        jacobians = torch.stack(jacobians)
+        jacobians = torch.stack(found)
         size = float(jacobians.abs().max())
         interacts |= (jacobians.abs().amax(0) > _ROUNDING * size).cpu().numpy()
         linear &= bool((jacobians - jacobians[0]).abs().max() <= 1e-6 * size)

@@ -20,13 +20,14 @@ class AffineFlow(Flow):
         Keep only the diagonal: 2 d parameters instead of d (d + 1), and a separable map.
     """
 
+    affine = True
     closed_form = True
 
     def __init__(self, diagonal: bool = False):
         self.diagonal = diagonal
 
     @property
-    def separable(self) -> bool:
+    def separable(self) -> bool:  # type: ignore[override]
         return self.diagonal
 
     def n_parameters(self, d):

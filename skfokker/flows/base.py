@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,8 @@ class Flow(BaseEstimator):
     separable : bool
         True if coordinate i of the output depends on coordinate i of the input only, through
         parameters of its own. The normal equations then split into d small ones.
+    affine : bool
+        True if the map is affine, so that the law is a Gaussian.
     reserve : bool
         True if a march may leave the map asleep, at the identity, until it needs it.
     chosen : bool
@@ -46,6 +48,7 @@ class Flow(BaseEstimator):
     """
 
     separable: bool = False
+    affine: bool = False
     reserve: bool = False
     chosen: bool = True
     marched_by_scores: bool = False
@@ -184,6 +187,9 @@ class Linearization:
 
     y: Tensor
     log_det: Tensor
+
+    #: Those of the layers, of a map that has some.
+    layers: Sequence[Linearization] = ()
 
     def grad_log_det(self) -> Tensor:
         """Gradient in x of log \\|det dT/dx\\|, (n, d)."""

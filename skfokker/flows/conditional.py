@@ -66,7 +66,7 @@ class ConditionalFlow(Flow):
         self.capacity = capacity
 
     @property
-    def chosen(self) -> bool:
+    def chosen(self) -> bool:  # type: ignore[override]
         """Whether the functions are given; if not a fit has to choose them."""
         return self.own is not None
 

@@ -99,7 +99,9 @@ def choose_conditional(
         fine = (spans / widths)[members].max() <= _FINEST
         plane[members] = splines and len(members) <= _PLANE and fine
     position = {coordinate: i for i, coordinate in enumerate(order)}
-    own, features, groups = [None] * d, [None] * d, [None] * d
+    own: list = [None] * d
+    features: list = [None] * d
+    groups: list = [None] * d
     for i, coordinate in enumerate(order):
         lower, upper = (float(b) for b in box[:, coordinate])
         if plane[coordinate]:

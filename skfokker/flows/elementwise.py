@@ -210,8 +210,8 @@ class _LogSlope:
         s, rough = self._halley(inside, interval, low, high, s, 1)
         rows = rough.any(1)
         if rows.any():  # few points, where q changes much within a piece
-            again = (a[rows] for a in (inside, interval, low, high, s))
-            s[rows] = self._halley(*again, 60)[0]
+            several = inside[rows], interval[rows], low[rows], high[rows]
+            s[rows] = self._halley(*several, s=s[rows], n_iterations=60)[0]
         return _Place(interval, s, (y - inside) * (-_polynomial(self.cubic(interval), s)).exp())
 
     def _halley(self, y, interval, low, high, s, n_iterations: int):

@@ -190,11 +190,11 @@ class Factor:
             return None
         generator = np.random.default_rng(0)
         count = 4 * self.n_products + 50
-        z = np.zeros((count, i))
+        drawn = np.zeros((count, i))
         for j in self.parents:
             basis = self.bases[j]
-            z[:, j] = generator.uniform(basis.lower, basis.upper, count)
-        z = torch.from_numpy(z)
+            drawn[:, j] = generator.uniform(basis.lower, basis.upper, count)
+        z = torch.from_numpy(drawn)
         anchor = self.cells.edges[self.cells.middle]
         shift = (z - mean[:i])[:, self.parents] @ row[self.parents] + row[i] * (anchor - mean[i])
         products = self.products(z).values

@@ -266,7 +266,7 @@ class AtNodes(Points):
         self.latent = local.shift[:, None] + grown
 
     @cached_property
-    def integrals(self) -> Tensor:
+    def integrals(self) -> Tensor:  # type: ignore[override]
         """I_b (P, Q, nB)."""
         return self.cells.cumulative(self.local.on_nodes[..., None] * self.own)[0]
 

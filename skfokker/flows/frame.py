@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -95,6 +97,14 @@ def _is_triangular(root):
 def framed(flow: Flow, frame: Frame | None) -> Flow:
     """The flow, followed by the frame."""
     return flow if frame is None else Composition([flow, frame])
+
+
+@overload
+def split_frame(flow: Flow) -> tuple[Flow, Frame | None]: ...
+
+
+@overload
+def split_frame(flow: None) -> tuple[None, None]: ...
 
 
 def split_frame(flow: Flow | None) -> tuple[Flow | None, Frame | None]:

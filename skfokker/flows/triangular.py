@@ -142,7 +142,7 @@ def _masks(n_hidden: int, d: int) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _places(n_hidden: int, d: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def _places(n_hidden: int, d: int, device: torch.device) -> list[tuple[Tensor, ...]]:
     """Rows and columns of the weights that exist; made once, as finding them waits for a GPU."""
     masks = _masks(n_hidden, d)
     return [tuple(k.to(device) for k in torch.nonzero(mask, as_tuple=True)) for mask in masks]

@@ -153,6 +153,8 @@ class ZukoFlow(Flow):
 class _Transform(nn.Module):
     """A zuko flow's transform and log-determinant, as the call that functional_call needs."""
 
+    flow: Any  # a zuko.lazy.Flow
+
     def __init__(self, flow: nn.Module):
         super().__init__()
         self.flow = flow
@@ -164,7 +166,7 @@ class _Transform(nn.Module):
         return transform.call_and_ladj(x)
 
 
-def _check_base(module: nn.Module, d: int) -> None:
+def _check_base(module: Any, d: int) -> None:
     """Raise a ValueError where the base law is another than N(0, I)."""
     base = module.base()
     x = torch.linspace(-2, 3, 4 * d, dtype=torch.float64).reshape(4, d)

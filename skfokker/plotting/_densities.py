@@ -9,7 +9,6 @@ from scipy.stats import multivariate_normal, norm
 
 from .. import metrics
 from ..equation import log_normal
-from ..flows import AffineFlow
 from ..problems import PlanarProblem, ProductProblem
 from ..reference import FiniteVolumeSolution2D
 from ..schemes.points import normal_grid, sobol_normal
@@ -40,7 +39,7 @@ def marginal(fit, t: float, i: int, x: np.ndarray) -> np.ndarray:
     points otherwise.
     """
     d = fit.n_features_in_
-    if isinstance(fit.flow_, AffineFlow):
+    if fit.flow_.affine:
         mean, covariance = metrics.moments(fit, t)
         return norm.pdf(x, mean[i], np.sqrt(covariance[i, i]))
     if d == 1:
@@ -56,7 +55,7 @@ def marginal(fit, t: float, i: int, x: np.ndarray) -> np.ndarray:
 def plane(fit, t: float, pair: tuple[int, int], x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Density (len(y), len(x)) of two coordinates at time t, exact as :func:`marginal` is."""
     i, j = pair
-    if isinstance(fit.flow_, AffineFlow):
+    if fit.flow_.affine:
         return gaussian_plane(*metrics.moments(fit, t), pair, x, y)
     if fit.flow_.separable:
         density = _separable(fit, t)
@@ -165,7 +164,8 @@ def reference_plane(reference, t: float, pair, x: np.ndarray, y: np.ndarray) -> 
         first, second = (reference.marginal(i) for i in pair)
         return np.outer(second.density(y, t), first.density(x, t))
     if _knows_moments(reference):
-        return gaussian_plane(*reference.moments(t), pair, x, y)
+        mean, covariance = reference.moments(t)
+        return gaussian_plane(mean, covariance, pair, x, y)
     if hasattr(reference, "sample"):
         return smooth(reference.sample(20_000, t)[:, list(pair)], x, y, width=1.0)
     return np.asarray(reference(points, t)).reshape(grid.shape[:2])

@@ -145,12 +145,13 @@ def velocity_field(fit, t: float, pair, n: int):
     low, high = np.quantile(draws[:, columns], [0.005, 0.995], axis=0)
     edges = [np.linspace(a, b, n + 1) for a, b in zip(low, high, strict=True)]
     middles = [(edge[1:] + edge[:-1]) / 2 for edge in edges]
-    counts = np.histogram2d(*draws[:, columns].T, edges)[0]
+    first, second = draws[:, columns].T
+    counts = np.histogram2d(first, second, edges)[0]
     kept = counts >= 3
     points = np.stack(np.meshgrid(*middles, indexing="ij"), -1)[kept]
     if fit.n_features_in_ == 2:
         at = points if pair == (0, 1) else points[:, ::-1]
         return points, fit.velocity(at, t)[:, columns]
     velocity = fit.velocity(draws, t)[:, columns]
-    sums = [np.histogram2d(*draws[:, columns].T, edges, weights=v)[0] for v in velocity.T]
+    sums = [np.histogram2d(first, second, edges, weights=v)[0] for v in velocity.T]
     return points, np.stack([total[kept] / counts[kept] for total in sums], -1)

@@ -118,7 +118,7 @@ def _convert(item, like: Tensor):
     if isinstance(item, Distribution | Transform):
         new = copy.copy(item)
         new.__dict__.update({key: _convert(part, like) for key, part in vars(item).items()})
-        if isinstance(item, Distribution):
+        if isinstance(new, Distribution):
             new._validate_args = False  # outside the support is +inf here, not an error
         return new
     if type(item) in (list, tuple):
@@ -152,7 +152,7 @@ class NumpyPotential(_KnownDimension):
         step: float = 1e-5,
     ):
         self.value = value
-        self.gradient = gradient
+        self.gradient = gradient  # type: ignore[assignment, method-assign]
         self.n_features = n_features
         self.step = step
 
@@ -173,7 +173,8 @@ class NumpyPotential(_KnownDimension):
                 return from_numpy(self.value(at), (len(at),), "value", like).numpy()
 
             return torch.from_numpy(central_differences(values, points, self.step)).to(x)
-        return from_numpy(self.gradient(points), tuple(x.shape), "gradient", x)
+        gradient: Any = self.gradient
+        return from_numpy(gradient(points), tuple(x.shape), "gradient", x)
 
 
 def is_differences(gradient: Any, name: str) -> bool:

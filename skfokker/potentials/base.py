@@ -77,7 +77,7 @@ class Potential(CloneMixin, BaseEstimator):
             a is not b for a, b in zip(known, parameters, strict=True)
         ):
             cache = {None: self._prepare()}
-            self._cache = (parameters, cache)
+            self._cache: tuple = (parameters, cache)
         key = (x.dtype, x.device)
         if key not in cache:
             cache[key] = tuple(c.to(device=x.device, dtype=x.dtype) for c in cache[None])

@@ -56,7 +56,7 @@ class CheckedPotential(Potential):
         return self.potential.n_features_in_
 
     @property
-    def has_walls(self) -> bool:
+    def has_walls(self) -> bool:  # type: ignore[override]
         return self.potential.has_walls
 
     def __call__(self, x):

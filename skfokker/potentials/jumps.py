@@ -139,7 +139,8 @@ def refuse_wrong_gradients(potential: Potential, mean: Tensor, scale: Tensor) ->
     """
     generator = torch.Generator().manual_seed(4)
     z, u = torch.randn(2, 16, len(mean), dtype=torch.float64, generator=generator).to(mean)
-    x, wrong = mean + z @ scale.T, True
+    x = mean + z @ scale.T
+    wrong = torch.ones(len(x), dtype=torch.bool, device=x.device)
     for length in (1e-3, 1e-6):  # rough ones need the short step, rounded ones the long one
         step = length * u @ scale.T
         value, gradient = potential.value_and_grad(torch.cat([x + step, x, x - step]))

@@ -33,10 +33,10 @@ def starting_law(initial, d: int) -> tuple[Callable[[np.ndarray], np.ndarray], n
     covariance = np.asarray(covariance, dtype=float)
     if covariance.ndim < 2:
         covariance = covariance * np.eye(d)
-    reach = reach * np.sqrt(np.diag(covariance))
+    width = reach * np.sqrt(np.diag(covariance))
     return (
         lambda x: gaussian_log_density(x, mean, covariance),
-        np.stack([mean - reach, mean + reach], 1),
+        np.stack([mean - width, mean + width], 1),
     )
 
 

@@ -34,12 +34,13 @@ class _Steps:
 
     def __init__(self, operator: Operator):
         self.operator = operator
-        self._a, self._solve = None, None
+        self._a = math.nan
+        self._solve: Callable[[np.ndarray], np.ndarray]
 
     def __call__(self, p: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
         """State after a step h, and the state in between (at gamma h)."""
         a = 0.5 * _GAMMA * h
-        if self._a is None or not math.isclose(a, self._a, rel_tol=1e-11):
+        if not math.isclose(a, self._a, rel_tol=1e-11):
             self._a, self._solve = a, self.operator.solver(a)
         middle = self._solve(p + a * self.operator.apply(p))
         weight = 1 / (_GAMMA * (2 - _GAMMA))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -269,14 +270,14 @@ class _March:
             self.adam_outer.reset()
             self.adam_inner.reset()
         n_outer = scheme.n_first if k == 1 and scheme.n_first else scheme.n_outer
-        losses, pool = [], None
+        losses: list[list[Tensor]] = []
         for i in range(n_outer):
-            if pool is None or scheme.n_batches is None:
+            if i == 0 or scheme.n_batches is None:
                 pool = self._pool(anchor, (scheme.n_batches or scheme.n_inner) * self.n_inner)
             losses.append(self._fit_dual(theta, pool))
             decay = scheme.lr_decay ** (i / max(1, n_outer - 1))
             self.adam_outer.descend(theta, self._slope(anchor, theta, h, pool), rate * decay)
-        record = {
+        record: dict[str, Any] = {
             "h": h,
             "free_energy": self.free_energy(theta),
             "inner_loss": float(losses[-1][-1]),
@@ -286,7 +287,8 @@ class _March:
         if scheme.keep_inner_losses:
             record["inner_losses"] = torch.stack([torch.stack(row) for row in losses])
         if scheme.keep_dual is True or (scheme.keep_dual and k in scheme.keep_dual):
-            record["dual"] = FittedDual(self.dual, self.psi.clone(), *pool[2:], self.epsilon)
+            _, _, centre, scale = pool
+            record["dual"] = FittedDual(self.dual, self.psi.clone(), centre, scale, self.epsilon)
         return theta, record
 
     @torch.no_grad()

@@ -59,7 +59,7 @@ def train_dormant(
     size = target.square().mean()
 
     def misfit() -> Tensor:
-        total = 0.0
+        total = torch.zeros(())
         features = [flow.layers[i].features(u, x) for i, u in zip(asleep, variables, strict=True)]
         for i in range(d):
             splines = [] if alone else [spline_features(x[:, i])]

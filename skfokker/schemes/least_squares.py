@@ -246,7 +246,7 @@ class _March:
             # equations (n d) to unknowns: 6 to 12, or 4 where each row is a problem of its own;
             # maps of many parameters, solved without their metric, can afford twice as many
             share = 6 if m <= 600 else 12
-            unknowns = 4 * (d + 1) if isinstance(flow, AffineFlow) else share * m / d
+            unknowns = 4 * (d + 1) if flow.affine else share * m / d
             if isinstance(flow, MixtureFlow):  # every component needs points of its own
                 unknowns = max(unknowns, 128 * flow.n_components)
             enough = 2 ** math.ceil(math.log2(max(512, unknowns)))
@@ -273,7 +273,7 @@ class _March:
         self.reduction = parallel.reduction() if shared else parallel.ALONE
         self.inexact = isinstance(self.solver, ConjugateGradientSolver)
         self.stiff = not (self.inexact or isinstance(self.solver, MixtureSolver))
-        self.fewest_steps = 100 if isinstance(flow, AffineFlow) else 20 if self.stiff else 50
+        self.fewest_steps = 100 if flow.affine else 20 if self.stiff else 50
         if not self.stiff:
             # nothing to stabilise in a mixture; and with conjugate gradients stiffness cannot be
             # seen through the error of the linear solves
@@ -289,8 +289,9 @@ class _March:
         self.points = x.to(weights), weights
 
     def problem(self, theta) -> InnerProblem:
+        x, weights = self.points
         return InnerProblem(
-            self.equation, self.flow, theta, *self.points, self.reduction, self.max_numbers
+            self.equation, self.flow, theta, x, weights, self.reduction, self.max_numbers
         )
 
     def training_problem(self, theta, points=None) -> InnerProblem:

@@ -100,14 +100,14 @@ class InnerProblem:
 
     def _by_share(self, pieces: Pieces, term: Callable) -> Iterator[tuple]:
         """The terms of a share's blocks summed, share by share."""
-        shares, total = iter(self.shares), None
+        shares, total = iter(self.shares), ()
         share = next(shares)
         for rows, linearization in pieces.blocks():
             if rows.start >= share.stop:
                 yield total
-                share, total = next(shares), None
+                share, total = next(shares), ()
             terms = term(rows, linearization)
-            total = terms if total is None else _add(total, terms)
+            total = _add(total, terms) if total else terms
         yield total
 
     def mean(self, values: Tensor) -> float:
@@ -244,7 +244,8 @@ class ConjugateGradientSolver:
         self.damping, self.tolerance = damping, tolerance
         self.max_iterations, self.block_size = max_iterations, block_size
         self.n_points = int(oversampling * flow.n_parameters(d) / d) + 1
-        self.factor = self.guess = self.patience = None
+        self.factor: list[Tensor] | None = None
+        self.guess = self.patience = None
         self.shift = 0.0
 
     @property

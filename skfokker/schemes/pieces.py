@@ -28,7 +28,7 @@ class Pieces(Linearization):
     def __init__(self, flow: Flow, theta: Tensor, x: Tensor, rows: Sequence[slice], keep: bool):
         self.flow, self.theta, self.x, self.rows = flow, theta, x, rows
         self.kept = [flow.linearize(theta, x[r]) for r in rows] if keep else None
-        if keep:
+        if self.kept is not None:
             images = [(part.y, part.log_det) for part in self.kept]
         else:
             images = [flow.forward(theta, x[r]) for r in rows]

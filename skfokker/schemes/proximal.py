@@ -11,7 +11,6 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from ..equation import log_normal
-from ..flows.affine import AffineFlow
 from ..potentials import PotentialError
 from .base import Scheme, Step
 from .errors import MarchError
@@ -159,7 +158,7 @@ class _March:
         self.by_coordinate = flow.separable and equation.separable
         # tangents of a separable map are gradient fields: the two metrics are the same
         self.metric = None if flow.separable else as_metric(scheme.metric)
-        simple = flow.separable or isinstance(flow, AffineFlow)
+        simple = flow.separable or flow.affine
         self.damping = (1e-8 if simple else 1e-4) if scheme.damping is None else scheme.damping
         self.model = None  # serves for as many time steps as it can
         self.caution = 0.0  # of Levenberg and Marquardt; lives from one time step to the next
@@ -362,7 +361,7 @@ class _Model:
         diagonal = blocks.diagonal(dim1=1, dim2=2)
         self.unit = diagonal.mean(1, keepdim=True).expand_as(diagonal)
         self.blocks = blocks + torch.diag_embed(torch.full_like(diagonal, stiffness))
-        self.index, self.damping = index, None
+        self.index, self.damping = index, math.nan
 
     def solve(self, slope: Tensor, damping: float) -> Tensor:
         """(B + damping * mean diagonal)^{-1} slope."""

@@ -100,13 +100,13 @@ class QuadratureBlock(Block):
         PotentialError
             Where V is not finite where the law has mass.
         """
-        states, weights = [], None
+        states, weights = [], torch.ones(()).to(thetas[0])
         for factor, theta, products, w in zip(
             self.factors, thetas, self.products, self.weights, strict=True
         ):
             at = factor.local(theta, products).at_nodes()
             mass = at.log_density.exp() * w
-            weights = mass if weights is None else weights.reshape(-1, 1) * mass
+            weights = weights.reshape(-1, 1) * mass
             states.append(at)
         weights = weights.view(self.shape)
         if not abs(float(weights.sum()) - 1) < 5e-3:
@@ -137,12 +137,15 @@ class QuadratureBlock(Block):
         spread = torch.zeros_like(points)
         spread[:, self.columns] = torch.stack([s.expand(self.shape).flatten() for s in scores], 1)
         spread = self.equation.spread(points, spread)
-        parts = zip(self.gradient, self.columns, strict=True)
-        return [pull + spread[:, c].view(self.shape) for pull, c in parts]
+        return [
+            pull + spread[:, c].view(self.shape)
+            for pull, c in zip(self.gradient, self.columns, strict=True)
+        ]
 
     def log_density(self, states) -> Tensor:
         """log rho (N_1, ..., N_b)."""
-        return sum(self._spread(at.log_density, k) for k, at in enumerate(states))
+        parts = [self._spread(at.log_density, k) for k, at in enumerate(states)]
+        return sum(parts, torch.zeros(()))
 
     def _spread(self, values: Tensor, k: int) -> Tensor:
         """What factor k has at its nodes, as a function of all coordinates of the block."""

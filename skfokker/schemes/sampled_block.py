@@ -50,7 +50,7 @@ class SampledBlock(Block):
         indices,
         equation: FokkerPlanck,
         centre: Tensor,
-        damping: float | None = None,
+        damping: float,
         n_samples: int | None = None,
         interacts=None,
         form: str = "auto",
@@ -74,7 +74,8 @@ class SampledBlock(Block):
         # what the family cannot follow is its own error, which more points do not lower
         self.most = self.n if n_samples or self.pointwise else _MOST
         self.tolerance = 2e-2 * min(max(1.0, len(self.indices) / 10), 3.0)
-        self.processes, self.last = processes, None
+        self.processes = processes
+        self.last: Tensor | None = None
 
     def renew(self, generator, error=0.0):
         if error > 1 and self.n < self.most:
@@ -208,10 +209,10 @@ class SampledBlock(Block):
         sizes = [s.shape[1] for s in scores]
         right = right - self.processes.sum(right.sum()[None]) / self.n
         if sum(sizes) <= self.most_direct:
-            self.last = self._solve_at_once(out, torch.cat(scores, 1), right)
+            rate = self._solve_at_once(out, torch.cat(scores, 1), right)
         else:
-            self.last = self._solve_by_gradients(out, scores, right)
-        out.rate = list(self.last.split(sizes))
+            rate = self._solve_by_gradients(out, scores, right)
+        out.rate, self.last = list(rate.split(sizes)), rate
         out.force = [m @ r for m, r in zip(out.metric, out.rate, strict=True)]
 
     def _ridge(self, metrics: list[Tensor]) -> Tensor:

@@ -153,12 +153,13 @@ class _March:
 
     def __init__(self, scheme, equation: FokkerPlanck, flow, theta: Tensor, generator):
         self.flow, self.equation, self.generator = flow, equation, generator
-        self.evaluations, self.failure, self.age = 0, None, 0
+        self.evaluations = self.age = 0
+        self.failure: PotentialError | None = None
         self.processes, centre = parallel.reduction(), flow.centre(equation.d).to(theta)
         self.blocks: list[Block] = []
         for indices in flow.blocks():
             place = flow, indices, equation, centre, scheme.damping
-            block = self._quadrature(theta, *place)
+            block: Block | None = self._quadrature(theta, *place)
             if block is None:
                 block = SampledBlock(
                     *place, scheme.n_samples, equation.interacts, scheme.form, self.processes
@@ -186,7 +187,7 @@ class _March:
 
     def join(self, parts: list[list[Tensor]]) -> Tensor:
         """theta (m,) of one vector a coordinate, block by block."""
-        out = [None] * sum(len(block.indices) for block in self.blocks)
+        out: list = [None] * sum(len(block.indices) for block in self.blocks)
         for block, vectors in zip(self.blocks, parts, strict=True):
             for i, vector in zip(block.indices, vectors, strict=True):
                 out[i] = vector
