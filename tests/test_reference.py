@@ -388,7 +388,7 @@ def driven_trap(x, t):
 
 
 def swarm(x, t):
-    return torch.tensor([np.cos(t), np.sin(t)]) - x
+    return x.new_tensor([np.cos(t), np.sin(t)]) - x
 
 
 class TestEquations:

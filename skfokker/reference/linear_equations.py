@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.integrate import solve_ivp
 
-from .fields import Fields
+from .fields import Fields, read_fields
 
 _SMALL = 1e-9
 
@@ -44,6 +44,14 @@ class LinearMoments:
                 self._rates, (0, t_end), start, "DOP853", rtol=1e-12, atol=1e-13, dense_output=True
             )
             self._solved = solved.sol
+
+    @classmethod
+    def of(
+        cls, equation, t_end: float, mean0: np.ndarray, covariance0: np.ndarray
+    ) -> LinearMoments:
+        """The moments of an :class:`~skfokker.Equation`."""
+        fields = read_fields(equation, len(mean0), 1.0, t_end)
+        return cls(fields, t_end, mean0, covariance0)
 
     def __call__(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """Mean (d,) and covariance (d, d) at time t."""
@@ -82,7 +90,7 @@ class LinearMoments:
             if np.abs(there - linear).max() > _SMALL * (1 + np.abs(linear).max()):
                 raise ValueError(
                     f"the equation is not linear: its {name} at t = {t:g} is not what a linear "
-                    "one would be, so that its law is not Gaussian. See finite_volumes and langevin"
+                    "one would be, so that its law is not Gaussian: see finite_volumes."
                 )
 
 
