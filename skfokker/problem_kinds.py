@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch.distributions import Independent, LogNormal
 
+from .dynamics import Equation
 from .potentials import (
     Potential,
 )
 from .reference import (
     FiniteVolumeSolution,
     FiniteVolumeSolution2D,
+    LinearMoments,
     finite_volumes,
     finite_volumes_2d,
     gaussian_log_density,
     langevin,
     ornstein_uhlenbeck,
 )
+
+
+def random_rotation(d: int, name: str) -> np.ndarray:
+    """An orthogonal matrix (d, d), uniformly distributed, the same for the same name."""
+    random = np.random.RandomState(zlib.crc32(f"{name}@{d}".encode()))
+    basis, triangle = np.linalg.qr(random.randn(d, d))
+    return basis * np.sign(np.diag(triangle))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +47,10 @@ class Problem:
     ----------
     name : str
         As in :func:`load`.
-    potential : Potential
-        V.
+    potential : Potential or Equation
+        V, or the whole equation: what ``fit`` is handed.
     beta : float
-        Diffusion coefficient.
+        Diffusion coefficient, where no equation says it.
     t_final : float
         Horizon.
     times : tuple of float
@@ -55,7 +68,7 @@ class Problem:
     """
 
     name: str
-    potential: Potential
+    potential: Potential | Equation
     beta: float
     t_final: float
     times: tuple[float, ...]
@@ -74,7 +87,13 @@ class Problem:
     @property
     def d(self) -> int:
         """Dimension."""
-        return self.potential.n_features_in_
+        given = self.potential
+        return given.dimension() if isinstance(given, Equation) else given.n_features_in_
+
+    @property
+    def initial(self) -> Any:
+        """rho_0 as ``ParametricFokkerPlanck`` takes it."""
+        return self.initial_mean, self.initial_covariance
 
     @property
     def has_density(self) -> bool:
@@ -123,9 +142,17 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class GaussianProblem(Problem):
-    """V quadratic or zero: rho_t is Gaussian, its moments are the Ornstein-Uhlenbeck ones."""
+    """V quadratic or zero, or a linear equation: rho_t is Gaussian, its moments are known."""
+
+    @cached_property
+    def _linear(self) -> LinearMoments:
+        return LinearMoments.of(
+            self.potential, self.t_final, self.initial_mean, self.initial_covariance
+        )
 
     def moments(self, t):
+        if isinstance(self.potential, Equation):
+            return self._linear(t)
         return ornstein_uhlenbeck(
             self.potential,
             t,
@@ -292,6 +319,67 @@ class ProductProblem(Problem):
             drawn = part.sample(n * len(mine), t, int(seeds[k]))
             z[:, mine] = drawn.reshape(n, len(mine), part.d)
         return z if self.rotation is None else z @ self.rotation.T
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectationProblem(Problem):
+    """What is known of rho at t_final are expectations.
+
+    Attributes
+    ----------
+    functions : tuple of callable
+        From points (n, d) to values (n,).
+    expected : tuple of float
+        Their means under rho.
+    """
+
+    has_density = False
+
+    functions: tuple[Callable[[np.ndarray], np.ndarray], ...] = ()
+    expected: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LogNormalProblem(Problem):
+    """log x_i is Gaussian with mean 0 and variance ``variances[i]`` + 1 - e^-t.
+
+    Attributes
+    ----------
+    variances : ndarray (d,)
+        Of log x at t = 0.
+    """
+
+    variances: np.ndarray = None
+
+    def __post_init__(self):
+        mean, covariance = self.moments(0.0)
+        object.__setattr__(self, "initial_mean", mean)
+        object.__setattr__(self, "initial_covariance", covariance)
+
+    def _variances(self, t):
+        return self.variances - np.expm1(-t)
+
+    @property
+    def initial(self):
+        spread = torch.from_numpy(np.sqrt(self.variances))
+        return Independent(LogNormal(torch.zeros_like(spread), spread), 1)
+
+    def moments(self, t):
+        s = self._variances(t)
+        return np.exp(s / 2), np.diag(np.expm1(s) * np.exp(s))
+
+    def log_density(self, x, t):
+        x, s = np.asarray(x, dtype=float), self._variances(t)
+        log_x = np.log(np.maximum(x, 1e-300))
+        values = -(log_x**2) / (2 * s) - log_x - 0.5 * np.log(2 * np.pi * s)
+        return np.where((x > 0).all(1), values.sum(1), -np.inf)
+
+    def start(self, n, seed=0):
+        return self.sample(n, 0.0, seed)
+
+    def sample(self, n, t, seed=0):
+        noise = np.random.default_rng(seed).standard_normal((n, self.d))
+        return np.exp(noise * np.sqrt(self._variances(t)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.datasets import make_spd_matrix
 
+from .general_problems import GENERAL
 from .potentials import (
     CallablePotential,
     CoupledQuartic,
@@ -36,21 +37,32 @@ from .potentials import (
     Zero,
 )
 from .problem_kinds import (
+    ExpectationProblem,
     GaussianProblem,
+    LogNormalProblem,
     PlanarProblem,
     Problem,
     ProductProblem,
     SamplingTarget,
     SeparableProblem,
     SeparableTarget,
+    random_rotation,
 )
 
-
-def random_rotation(d: int, name: str) -> np.ndarray:
-    """An orthogonal matrix (d, d), uniformly distributed, the same for the same name."""
-    random = np.random.RandomState(zlib.crc32(f"{name}@{d}".encode()))
-    basis, triangle = np.linalg.qr(random.randn(d, d))
-    return basis * np.sign(np.diag(triangle))
+__all__ = [
+    "ExpectationProblem",
+    "GaussianProblem",
+    "LogNormalProblem",
+    "PlanarProblem",
+    "Problem",
+    "ProductProblem",
+    "SamplingTarget",
+    "SeparableProblem",
+    "SeparableTarget",
+    "load",
+    "names",
+    "random_rotation",
+]
 
 
 _REGISTRY: dict[str, Callable[..., Problem]] = {}
@@ -374,3 +386,7 @@ def _mustache(name):
 def _eight_modes(name, variance):
     """Circle of radius 1 about (-1, 0)."""
     return SamplingTarget(name, EightModes(variance), 1.0, 5.0, (1.0, 5.0), langevin_steps=20_000)
+
+
+for _name, _factory in GENERAL.items():
+    _register(_name)(_factory)

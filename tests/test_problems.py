@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from skfokker import problems
+from skfokker import Equation, problems
 from skfokker.potentials import Potential, check_potential
-from skfokker.reference import finite_volumes_2d, langevin
+from skfokker.reference import finite_volumes_2d, langevin, ornstein_uhlenbeck
+from skfokker.reference.fields import read_fields
 
 SEPARABLE = [
     name for name in problems.names() if isinstance(problems.load(name), problems.SeparableProblem)
@@ -20,17 +21,22 @@ SEPARABLE = [
 def test_is_consistent(name):
     problem = problems.load(name)
     assert name in problem.name
-    assert check_potential(problem.potential) is problem.potential
     assert problem.times[-1] <= problem.t_final and np.all(np.diff(problem.times) > 0)
     assert problem.initial_mean.shape == (problem.d,)
     assert problem.initial_covariance.shape == (problem.d, problem.d)
     assert problem.start(5).shape == (5, problem.d)
+    again = pickle.loads(pickle.dumps(problem))
+    assert again.name == problem.name
     x = torch.randn(5, problem.d, dtype=torch.float64)
+    if isinstance(problem.potential, Equation):
+        fields = [read_fields(p.potential, None, 1.0, p.t_final) for p in (problem, again)]
+        there, back = (field.drift(x, 0.3) for field in fields)
+        torch.testing.assert_close(there, back)
+        return
+    assert check_potential(problem.potential) is problem.potential
     torch.testing.assert_close(
         problem.potential.value_and_grad(x)[1], Potential.value_and_grad(problem.potential, x)[1]
     )
-    again = pickle.loads(pickle.dumps(problem))
-    assert again.name == problem.name
     torch.testing.assert_close(again.potential(x), problem.potential(x))
 
 
@@ -51,6 +57,10 @@ def test_parts_add_up(name):
         "styblinski-tang-1d-beta10",
         "double-well-2d",
         "ou-benchmark",
+        "moving-trap-8d",
+        "swarm-2d",
+        "kinetic-10d",
+        "turning-diffusion-50d",
     ],
 )
 def test_moments_density_samples_and_particles_agree(name):
@@ -266,3 +276,56 @@ def test_unknown_names():
         problems.load("rosenbrok-10d")
     with pytest.raises(ValueError, match=r"problems\.names"):
         problems.load("???")
+
+
+def test_traps_have_their_closed_forms():
+    problem, t = problems.load("rotating-trap-100d"), 2.0
+    spectrum = np.linalg.eigvalsh(problem.moments(t)[1])
+    np.testing.assert_allclose(spectrum[:2], 0.25 - 0.1875 * np.exp(-2 * t), atol=1e-10)
+    np.testing.assert_allclose(spectrum[2:], 0.5 - 0.4375 * np.exp(-t), atol=1e-10)
+    problem = problems.load("turning-diffusion-50d")
+    root, one = problem.potential.diffusion.keywords["root"], np.eye(50)
+    exact = (1 + t**3 / 3) * one + t * root @ root.T + t**2 * (root + root.T) / 2
+    np.testing.assert_allclose(ornstein_uhlenbeck(problem.potential, t)[1], exact, atol=1e-9)
+
+
+def test_noise_in_proportion():
+    problem, n, t = replace(problems.load("log-normal-10d"), langevin_steps=300), 5000, 0.5
+    x = np.log(problem.particles(n, t, seed=1))
+    np.testing.assert_allclose(x.mean(0), 0.0, atol=5 / n**0.5)
+    np.testing.assert_allclose(x.var(0), problem.variances + 1 - np.exp(-t), rtol=0.1)
+    law = problem.initial
+    x = problem.start(50)
+    np.testing.assert_allclose(
+        law.log_prob(torch.from_numpy(x)).numpy(), problem.log_density(x, 0.0)
+    )
+    assert problem.log_density(-x, 0.0).max() == -np.inf
+
+
+def test_oscillators_are_copies_of_one():
+    """Behind a rotation the law is turned, and so are particles on the same noise."""
+    flat, turned = problems.load("duffing-8d"), problems.load("duffing-8d-rotated")
+    assert flat.parts[0] is turned.parts[0] is problems.load("duffing-2d")
+    z = flat.start(200, seed=1)
+    fields = [read_fields(p.potential, None, 1.0, 1.0) for p in (flat, turned)]
+    b = fields[0].drift_at(z, 0.0)
+    np.testing.assert_allclose(
+        fields[1].drift_at(z @ turned.rotation.T, 0.0), b @ turned.rotation.T, atol=1e-11
+    )
+    one = read_fields(problems.load("duffing-2d").potential, None, 1.0, 1.0)
+    np.testing.assert_allclose(b[:, 2:4], one.drift_at(z[:, 2:4].copy(), 0.0), atol=1e-13)
+    coarse = dict(domain=[[-6, 10], [-8, 14]], n_nodes=64, max_nodes=64, tol=0.5)
+    oscillator = replace(problems.load("duffing-2d"), t_final=0.25, grid=coarse, langevin_steps=50)
+    x, t = oscillator.particles(8000, 0.25, seed=1), 0.25
+    np.testing.assert_allclose(oscillator.moments(t)[0], x.mean(0), atol=0.04)
+    np.testing.assert_allclose(oscillator.moments(t)[1], np.cov(x.T), atol=0.04)
+
+
+def test_stresses_of_a_dumbbell():
+    problem = problems.load("dumbbell-3d")
+    with pytest.raises(NotImplementedError, match="no reference density"):
+        problem.log_density(np.zeros((1, 3)), 10.0)
+    x = replace(problem, langevin_steps=300).particles(20_000, 10.0, seed=1)
+    for function, expected in zip(problem.functions, problem.expected, strict=True):
+        values = function(x)
+        assert abs(values.mean() - expected) < 5 * values.std() / len(x) ** 0.5

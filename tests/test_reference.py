@@ -1,12 +1,18 @@
 """Laws of the references: exactness, order of convergence, conservation, statistics."""
 
+import sys
+import warnings
+
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.linalg
 import torch
 from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 
+from skfokker import Equation
+from skfokker.dynamics.drift import Interaction
 from skfokker.potentials import (
     CallablePotential,
     DistributionPotential,
@@ -371,3 +377,144 @@ class TestFiniteVolumes2D:
         x = RANDOM.standard_normal((500, 2))
         wanted = single.log_density(x, 0.3).sum(1)
         assert np.sqrt(((solution.log_density(x, 0.3) - wanted) ** 2).mean()) < 5e-3
+
+
+def kinetic(x):
+    return torch.stack([x[:, 1], -x[:, 0] - 2 * x[:, 1]], 1)
+
+
+def driven_trap(x, t):
+    return 0.5 * (2 + np.cos(3 * t)) * (x - np.sin(2 * t)).square().sum(1)
+
+
+def swarm(x, t):
+    return x.new_tensor([np.cos(t), np.sin(t)]) - x
+
+
+class TestEquations:
+    """References of equations that are no gradient flows, against closed forms and each other."""
+
+    def test_moments_of_a_kinetic_equation(self):
+        A, D = np.array([[0.0, 1.0], [-1.0, -2.0]]), np.diag([0.0, 2.0])
+        equation = Equation(drift=kinetic, diffusion=[0.0, 2.0])
+        start = dict(mean0=[2.0, 0.0], covariance0=0.25 * np.eye(2))
+        means, covariances = ornstein_uhlenbeck(equation, [0.0, 0.7, 2.0], **start)
+        for t, mean, covariance in zip((0.0, 0.7, 2.0), means, covariances, strict=True):
+            both = scipy.linalg.expm(t * np.block([[A, 2 * D], [np.zeros((2, 2)), -A.T]]))
+            flow = both[:2, :2]
+            exact = flow @ [2.0, 0.0], (0.25 * flow + both[:2, 2:]) @ flow.T
+            assert kl_gaussians(mean, covariance, *exact) < 1e-20
+
+    def test_moments_of_a_potential_as_an_equation(self):
+        potential, start = Quadratic([1.0, 2.0], spd(2)), spd(2, 1)
+        equation = Equation(potential, diffusion=0.3)
+        found = ornstein_uhlenbeck(equation, 0.8, covariance0=start)
+        assert kl_gaussians(
+            *found, *ornstein_uhlenbeck(potential, 0.8, beta=0.3, covariance0=start)
+        ) < 1e-20  # fmt: skip
+
+    def test_moments_of_a_mean_field(self):
+        # W = k r^2 / 2 pulls to the mean: it leaves the mean alone and adds k to the rate
+        equation = Equation(
+            drift=swarm, diffusion=0.2, interaction=lambda r: 1.5 * r.square().sum(1), n_features=2
+        )
+        mean, covariance = ornstein_uhlenbeck(equation, 0.6)
+        alone = ornstein_uhlenbeck(Equation(drift=swarm, diffusion=0.2, n_features=2), 0.6)[0]
+        np.testing.assert_allclose(mean, alone, atol=1e-11)
+        wanted = 0.05 + 0.95 * np.exp(-8 * 0.6)
+        np.testing.assert_allclose(covariance, wanted * np.eye(2), atol=1e-11)
+        with pytest.raises(ValueError, match="linear in the law"):
+            finite_volumes_2d(equation, 1.0)
+
+    def test_what_is_not_linear_is_refused(self):
+        with pytest.raises(ValueError, match="its drift at t = 0 is not"):
+            ornstein_uhlenbeck(Equation(drift=lambda x: -(x**3), n_features=2), 1.0)
+        bent = Equation(drift=lambda x: -x, diffusion=lambda x: 1 + x**2, n_features=2)
+        with pytest.raises(ValueError, match="its diffusion"):
+            ornstein_uhlenbeck(bent, 1.0)
+
+    def test_particles_in_a_driven_trap(self):
+        times, n = [0.4, 1.0], 40_000
+        x = langevin(driven_trap, times, beta=0.5, n_particles=n, n_features=1, n_steps=50,
+                     weak_order=2)  # fmt: skip
+        means, covariances = ornstein_uhlenbeck(driven_trap, times, beta=0.5, mean0=[0.0])
+        np.testing.assert_allclose(x.mean(1), means, atol=5 / n**0.5)
+        np.testing.assert_allclose(x.var(1)[:, 0], covariances[:, 0, 0], rtol=5 * (2 / n) ** 0.5)
+
+    def test_particles_with_noise_of_their_own(self):
+        # dX = X dB is a martingale whose square grows by e^t
+        equation = Equation(diffusion=lambda x: x**2 / 2, n_features=1)
+        x = langevin(equation, 0.5, x0=np.ones((40_000, 1)), n_steps=200)
+        assert x.mean() == pytest.approx(1.0, abs=0.02)
+        assert (x**2).mean() == pytest.approx(np.exp(0.5), rel=0.03)
+        with pytest.raises(ValueError, match="take weak_order=1"):
+            langevin(equation, 0.5, weak_order=2)
+
+    @pytest.mark.parametrize("linear", [True, False])
+    def test_particles_that_interact(self, linear, monkeypatch):
+        """Linear forces go through the mean of all; in batches they have the same law."""
+        module = sys.modules["skfokker.reference.langevin"]
+        monkeypatch.setattr(module, "_is_linear", lambda *_: linear)
+        equation = Equation(
+            drift=swarm, diffusion=0.2, interaction=lambda r: 0.5 * r.square().sum(1), n_features=2
+        )
+        half = RANDOM.standard_normal((2000, 2))
+        x = langevin(equation, 0.5, x0=np.concatenate([half, -half]), n_steps=50)
+        mean, covariance = ornstein_uhlenbeck(equation, 0.5)
+        np.testing.assert_allclose(x.mean(0), mean, atol=0.03)
+        np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.03)
+
+    def test_forces_are_seen_to_be_linear_or_not(self):
+        is_linear = sys.modules["skfokker.reference.langevin"]._is_linear
+        assert is_linear(Interaction(lambda r, t: (1 + t) * r.square().sum(1), 2), 2)
+        assert not is_linear(Interaction(lambda r: torch.exp(-r.square().sum(1)), 2), 2)
+
+    def test_a_moving_trap_on_a_line(self):
+        solution = finite_volumes(driven_trap, 1.0, beta=0.5, tol=1e-4)
+        for t in (0.0, 0.37, 1.0):
+            mean, covariance = ornstein_uhlenbeck(driven_trap, t, beta=0.5, mean0=[0.0])
+
+            def gap(x, t=t, law=(mean, covariance)):
+                return (solution.log_density(x, t) - gaussian_log_density(x[:, None], *law)) ** 2
+
+            assert np.sqrt(solution.expectation(gap, t)) < max(solution.error, 1e-6)
+
+    def test_noise_of_place_on_a_line(self):
+        """At rest J = b rho - (D rho)' is 0, so that D rho = exp(int b / D)."""
+        equation = Equation(drift=lambda x: -x, diffusion=lambda x: 0.3 + 0.1 * x**2, n_features=1)
+        solution = finite_volumes(equation, 12.0, tol=1e-3)
+        x = np.linspace(-2, 2, 9)
+        exact = (1 + x**2 / 3) ** -6.0  # (0.3 + 0.1 x^2)^(-1 / 0.2 - 1), up to a constant
+        ratio = solution.density(x, 12.0) / exact
+        np.testing.assert_allclose(ratio / ratio.mean(), 1.0, atol=1e-4)
+
+    def test_a_kinetic_equation_in_the_plane(self):
+        equation = Equation(drift=kinetic, diffusion=[0.0, 2.0])
+        start = [1.0, 0.0], [0.5, 0.5]
+        solution = finite_volumes_2d(
+            equation, 0.5, initial=start, domain=[[-6, 7], [-8, 8]], n_nodes=64, max_nodes=128,
+            tol=0.03,
+        )  # fmt: skip
+        assert solution.mass_error < 1e-12
+        for t in (0.2, 0.5):
+            law = ornstein_uhlenbeck(equation, t, mean0=start[0], covariance0=0.5 * np.eye(2))
+            np.testing.assert_allclose(solution.mean(t), law[0], atol=2e-3)
+            np.testing.assert_allclose(solution.covariance(t), law[1], atol=2e-3)
+            x = RANDOM.multivariate_normal(*law, 2000)
+            error = solution.log_density(x, t) - gaussian_log_density(x, *law)
+            assert np.sqrt((error**2).mean()) < 2 * solution.error < 0.1
+
+    def test_a_matrix_in_time_in_the_plane(self):
+        def diffusion(x, t):
+            return torch.tensor([[0.5, 0.3 * np.cos(t)], [0.3 * np.cos(t), 0.4]])
+
+        equation = Equation(drift=lambda x: torch.stack([x[:, 1], -x[:, 0]], 1) - x,
+                            diffusion=diffusion, n_features=2)  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            solution = finite_volumes_2d(
+                equation, 0.5, domain=[[-5, 5], [-5, 5]], n_nodes=16, max_nodes=32, tol=0.3
+            )
+        mean, covariance = ornstein_uhlenbeck(equation, 0.5)
+        np.testing.assert_allclose(solution.mean(0.5), mean, atol=1e-3)
+        np.testing.assert_allclose(solution.covariance(0.5), covariance, atol=2e-3)

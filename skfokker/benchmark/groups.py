@@ -146,6 +146,16 @@ _ROSENBROCK_COUPLED = (10.794, 9.6385, 9.6826)
 _PLANE = ("Rosenbrock 2-D", "quartic 2-D", "three holes 2-D")
 _PRODUCTS = ("rings 10-D", "rings 10-D, rotated", "wells 9-D, rotated")
 
+_LINEAR = (
+    "moving trap 8-D",
+    "rotating trap 100-D",
+    "swarm 2-D",
+    "kinetic 10-D",
+    "kinetic 40-D",
+    "turning diffusion 50-D",
+)
+_OSCILLATORS = ("four Duffing 8-D", "four Duffing 8-D, rotated")
+
 _ALL = (
     Group(
         "quadratic",
@@ -319,6 +329,54 @@ _ALL = (
                 },
             ),
         ),
+    ),
+    Group(
+        "general",
+        "Equations beyond a potential: against exact moments, grids, or known expectations",
+        (
+            Case("moving trap 8-D", "moving-trap-8d"),
+            Case("rotating trap 100-D", "rotating-trap-100d", baselines=False),
+            Case("swarm 2-D", "swarm-2d"),
+            Case("kinetic 10-D", "kinetic-10d"),
+            Case("kinetic 40-D", "kinetic-40d", baselines=False),
+            Case("turning diffusion 50-D", "turning-diffusion-50d", baselines=False),
+            Case("log-normal 10-D", "log-normal-10d"),
+            Case("Duffing 2-D", "duffing-2d"),
+            Case("swimmer 2-D", "swimmer-2d"),
+            Case("four Duffing 8-D", "duffing-8d"),
+            Case("four Duffing 8-D, rotated", "duffing-8d-rotated"),
+            Case("dumbbell 3-D", "dumbbell-3d"),
+        ),
+        (
+            "kl_fit_true",
+            "kl_true_fit",
+            "certificate",
+            "tv",
+            "certified_tv",
+            "functional_1",
+            "functional_2",
+            "nll",
+        ),
+        ("ours", "nsf3"),
+        targets=(
+            Target(
+                "kl_fit_true",
+                dict.fromkeys(_LINEAR, 1e-8)
+                | dict.fromkeys(_OSCILLATORS, 0.05)
+                | {"log-normal 10-D": 1e-3, "Duffing 2-D": 1e-2, "swimmer 2-D": 1e-2},
+            ),
+            Target("functional_1", {"dumbbell 3-D": 1e-3}),
+            Target("functional_2", {"dumbbell 3-D": 1e-3}),
+        ),
+        seconds=dict.fromkeys(_LINEAR, 5)
+        | dict.fromkeys(_OSCILLATORS, 90)
+        | {
+            "rotating trap 100-D": 20,
+            "log-normal 10-D": 20,
+            "Duffing 2-D": 30,
+            "swimmer 2-D": 30,
+            "dumbbell 3-D": 60,
+        },
     ),
 )
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 
 import numpy as np
 
 from ..potentials import GaussianMixture
-from ..problems import GaussianProblem, PlanarProblem, Problem, SeparableProblem
-from ..reference import kl_gaussians
+from ..problems import (
+    ExpectationProblem,
+    GaussianProblem,
+    PlanarProblem,
+    Problem,
+    SeparableProblem,
+)
+from ..reference import gaussian_log_density, kl_gaussians
 from .references import References
 
 #: Headings of the tables.
@@ -22,6 +29,8 @@ TITLES = {
     "mean_error": "mean error",
     "covariance_error": "rel. covariance error",
     "entropy_error": "entropy error",
+    "functional_1": "error of functional 1",
+    "functional_2": "error of functional 2",
     "nll": "NLL of particles",
     "symkl_stationary": "symKL to stationary law",
     "floor": "floor: exact law, mode weights",
@@ -60,10 +69,25 @@ def measure(problem: Problem, law, t: float, references: References) -> dict[str
     if not problem.has_density:
         surprise = -law.log_density(references.particles(problem, t)[: law.n_points], t)
         errors["nll"], errors["nll_se"] = _mean(surprise)
+    if isinstance(problem, ExpectationProblem) and t == problem.t_final:
+        errors |= _expectations(problem, law, t)
     if isinstance(problem.potential, GaussianMixture):
         errors["symkl_stationary"] = _to_stationary(problem, law, t)
         errors["floor"] = references.mode_floor(problem, t)
     return errors
+
+
+def _expectations(problem, law, t):
+    """Absolute errors of the known expectations, over many points: they are to be seen to 1e-3."""
+    many = copy(law)
+    many.n_points = 2**18
+    x = many.points(t)
+    return {
+        f"functional_{k}": float(abs(function(x).mean() - expected))
+        for k, (function, expected) in enumerate(
+            zip(problem.functions, problem.expected, strict=True), 1
+        )
+    }
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
@@ -93,6 +117,9 @@ def _gaussian(problem, law, t):
         errors["kl_fit_true"] = kl_gaussians(*moments, *exact)
         errors["kl_true_fit"] = kl_gaussians(*exact, *moments)
         errors["symkl"] = errors["kl_fit_true"] + errors["kl_true_fit"]
+        y = law.points(t)
+        log_ratio = gaussian_log_density(y, *moments) - gaussian_log_density(y, *exact)
+        errors["tv"], errors["tv_se"] = _mean(_excess(log_ratio))
         entropy = entropy_constant + 0.5 * np.linalg.slogdet(moments[1])[1]
     elif law.solution is not None:
         moments = law.solution.mean(t), law.solution.covariance(t)

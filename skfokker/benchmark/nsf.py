@@ -2,13 +2,14 @@
 
 A neural spline flow (zuko's NSF: three autoregressive transforms of 64 x 64 hidden units), trained
 by maximum likelihood on Langevin particles at many times at once, so that it has samples and
-densities at every t as well. The wall time given is for the simulation and the training together.
+densities at every t as well. The time given is for the simulation and the training together.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -56,7 +57,13 @@ class ConditionalLaw(Law):
 
 
 def train(
-    problem: Problem, times, seconds: float, n_particles: int, seed: int = 0, min_steps: int = 200
+    problem: Problem,
+    times,
+    seconds: float,
+    n_particles: int,
+    seed: int = 0,
+    min_steps: int = 200,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> ConditionalLaw:
     """Simulate for at most half the time, train for the rest.
 
@@ -66,12 +73,14 @@ def train(
     times : tuple of float
         Where the law will be asked for; some more are put between them.
     seconds : float
-        Wall time, of simulation and training together.
+        Of simulation and training together.
     n_particles : int
         Simulated in chunks until there are so many, or until half the time is gone.
     seed : int
     min_steps : int
         Adam steps made in any case.
+    clock : callable
+        Tells the seconds.
 
     Raises
     ------
@@ -82,14 +91,14 @@ def train(
         import zuko
     except ImportError as error:
         raise ImportError("zuko is not installed: pip install 'skfokker[flows]'") from error
-    start = time.perf_counter()
+    start = clock()
     stops = _all_times(times, problem.t_final)
     chunks: list[np.ndarray] = []
     while not chunks or sum(c.shape[1] for c in chunks) < n_particles:
         size = min(_CHUNK, n_particles)
         x = problem.particles(size, stops, seed=seed + 1 + len(chunks)).astype(np.float32)
         chunks.append(x)
-        spent = time.perf_counter() - start
+        spent = clock() - start
         if spent * (1 + 1 / len(chunks)) > seconds / 2:
             break
     particles = torch.as_tensor(np.concatenate(chunks, 1))
@@ -101,11 +110,11 @@ def train(
         flow = zuko.flows.NSF(problem.d, context=2, transforms=3, hidden_features=(64, 64))
     law = ConditionalLaw(flow, knots, means, roots)
     optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
-    begin, moments = time.perf_counter(), torch.as_tensor(stops)
+    begin, moments = clock(), torch.as_tensor(stops)
     left = max(seconds - (begin - start), 1e-9)
     step = 0
     while True:
-        share = max((time.perf_counter() - begin) / left, 0.0)
+        share = max((clock() - begin) / left, 0.0)
         if step >= min_steps and share >= 1:
             break
         # the last steps are small, however many there is time for

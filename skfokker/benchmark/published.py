@@ -57,6 +57,8 @@ def _rows():
             yield _row("nine-gaussians", f"d = {d}", method, 4.0, seconds, **values)
     values = {"entropy_error": 0.057, "covariance_error": 0.04}
     yield _row("heat", "d = 8", "time-dependent variational flow", 5.0, **values)
+    values = {"functional_1": 2.0e-3, "functional_2": 2.7e-3}
+    yield _row("general", "dumbbell 3-D", "tensor trains", 10.0, 104, **values)
     for t, nll in ROSENBROCK_BEST.items():
         yield _row("rosenbrock", "d = 10", "best value known before", t, source="earlier", nll=nll)
     for t, nll in _ROSENBROCK_NSF.items():
@@ -67,5 +69,7 @@ def _rows():
 #: One entry a method, dimension and time: group, label, method, t, seconds, source, values.
 #: ``source`` is "published", or "earlier" for prototypes of this project on other particles.
 #: OU benchmark and nine Gaussians: Mokrov et al., "Large-Scale Wasserstein Gradient Flows" (2021);
-#: ou-spectrum: Fan et al., "Variational Wasserstein gradient flow" (2022).
+#: ou-spectrum: Fan et al., "Variational Wasserstein gradient flow" (2022); dumbbell: Chertkov and
+#: Oseledets, "Solution of the Fokker-Planck equation by cross approximation method in the tensor
+#: train format" (2021).
 PUBLISHED = tuple(_rows())

@@ -26,6 +26,7 @@ def environment() -> dict:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
+        "clock": "wall time",
     }
 
 
@@ -80,8 +81,8 @@ class Report:
             "",
             f"Written by `{command}` (skfokker {e['skfokker']}, torch {e['torch']}, Python "
             f"{e['python']}, {e['threads']} threads, {e['cores']} cores, {e['machine']}). Errors "
-            "are in nats, seconds are wall time. Numbers marked *published* were printed by others "
-            "and not run here.",
+            f"are in nats, seconds are {e.get('clock', 'wall time')}. Numbers marked *published* "
+            "were printed by others and not run here.",
         ]
         return "\n\n".join(["\n".join(head), *(t.markdown() for t in self.tables())]) + "\n"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -28,10 +27,10 @@ class Row:
     group, label, problem, method : str
         Keys of the group and the method, line of the table, name of the problem.
     seconds : float or None
-        Wall time of the solution (not of measuring it).
+        Time of the solution (not of measuring it), wall time unless the bench says otherwise.
     values : list of dict
         One entry a time: ``t``, the errors that ``measure`` found, and the bounds on them,
-        ``certificate`` and ``certified_tv``.
+        ``certificate`` and ``certified_tv``, where there are bounds.
     info : dict
         Steps, parameters, particles; ``warnings`` where there were some.
     error : str or None
@@ -129,13 +128,13 @@ def solve(group: Group, case: Case, problem: Problem, method: Method, bench: Ben
     """One method on one problem: timed, measured at the group's times."""
     times = group.times or problem.times
     row = Row(group.name, case.label, problem.name, method.key)
-    start = time.perf_counter()
+    start = bench.clock()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with time_limit(None if method.has_budget else bench.time_limit):
                 law, earlier = method.solve(problem, times, bench)
-            row.seconds = time.perf_counter() - start + earlier
+            row.seconds = bench.clock() - start + earlier
             row.info.update(law.info)
             with torch.no_grad():
                 for t in times:
@@ -143,7 +142,7 @@ def solve(group: Group, case: Case, problem: Problem, method: Method, bench: Ben
         except Exception as error:
             row.error = f"{type(error).__name__}: {error}"
             if row.seconds is None:
-                row.seconds = time.perf_counter() - start
+                row.seconds = bench.clock() - start
     messages = [str(w.message) for w in caught]
     if messages:
         row.info["warnings"] = list(dict.fromkeys(messages))
@@ -152,7 +151,7 @@ def solve(group: Group, case: Case, problem: Problem, method: Method, bench: Ben
 
 def _values(problem: Problem, law: Law, t: float, bench: Bench) -> dict:
     values = {"t": t} | measure(problem, law, t, bench.references)
-    if law.certificate is not None:
+    if law.certificate is not None and law.certificate.is_bound:
         values["certificate"] = float(law.certificate.kl(t))
         values["certified_tv"] = float(law.certificate.total_variation(t))
     return values

@@ -42,8 +42,10 @@ class _Richness:
             rich = cls(10, 6, 4, 3, 6, 250)
         elif size <= 5:
             rich = cls(8, 5, 3, 2, 4, 150)
+        elif size <= 20:
+            rich = cls(8, 4, 3, 2, 4, 150)
         else:
-            rich = cls(6, 4, 2, 2, 2, 80)
+            rich = cls(8, 4, 2, 2, 2, 100)
         more = capacity - 1
         return replace(
             rich,

@@ -3,6 +3,7 @@
 from .finite_volumes import FiniteVolumeSolution, finite_volumes
 from .finite_volumes_2d import FiniteVolumeSolution2D, finite_volumes_2d
 from .langevin import langevin
+from .linear_equations import LinearMoments
 from .ornstein_uhlenbeck import (
     gaussian_log_density,
     kl_gaussians,
@@ -13,6 +14,7 @@ from .ornstein_uhlenbeck import (
 __all__ = [
     "FiniteVolumeSolution",
     "FiniteVolumeSolution2D",
+    "LinearMoments",
     "finite_volumes",
     "finite_volumes_2d",
     "gaussian_log_density",

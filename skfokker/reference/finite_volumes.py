@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 from scipy.linalg.lapack import dgttrf, dgttrs
 
-from ..potentials import check_potential
-from .refinement import hermite, nodal_values, refine, starting_law
+from .fields import Fields, read
+from .refinement import hermite, nodal_values, on_grid, refine, starting_law
 
 
 def bernoulli(u: np.ndarray) -> np.ndarray:
@@ -21,25 +21,53 @@ def bernoulli(u: np.ndarray) -> np.ndarray:
     return np.where(small, 1 - u / 2, safe / np.expm1(safe))
 
 
-class ScharfetterGummel:
-    """The operator div(p grad V) + beta Laplacian p on equidistant nodes, no flux at the ends.
+def face_weights(drift: np.ndarray, diffusion: np.ndarray, h: float) -> tuple:
+    """Weights (w, v) of the flux w p_i - v p_{i+1} of c p - D p' through faces between nodes.
 
-    Flux from node i to i + 1: (beta / h) (B(u) p_i - B(-u) p_{i+1}), u = (V_{i+1} - V_i) / beta,
-    B the Bernoulli function. It conserves sum_i w_i p_i (w the trapezoidal weights), has e^{-V
-    / beta} as its exact equilibrium, off-diagonal entries that are not negative, and an error
-    that expands in even powers of h.
+    Exponential (D. L. Scharfetter and H. K. Gummel, IEEE Trans. Electron Devices 16 (1969)) where
+    D > 0: exact for a constant flux. Where D vanishes anywhere the equation carries more than it
+    smooths, and there the upwind differences that exponentials turn into are of first order only:
+    central ones then.
+
+    Parameters
+    ----------
+    drift, diffusion : ndarray
+        c and D at the faces.
+    h : float
+        Distance of the nodes.
+    """
+    if diffusion.min() <= 0:
+        return drift / 2 + diffusion / h, diffusion / h - drift / 2
+    jump = drift * h / diffusion
+    return diffusion / h * bernoulli(-jump), diffusion / h * bernoulli(jump)
+
+
+class Tridiagonal:
+    """Minus the differences of fluxes w p_i - v p_{i+1} on equidistant nodes; none at the ends.
+
+    Conserves sum_i h_i p_i, h_i being the trapezoidal weights.
+
+    Parameters
+    ----------
+    right, left : ndarray (n - 1,)
+        w and v.
+    h : float
+        Distance of the nodes.
+    positive : bool
+        Whether w and v are.
     """
 
-    def __init__(self, values: np.ndarray, h: float, beta: float):
-        self.weights = np.full(len(values), h)
+    def __init__(self, right: np.ndarray, left: np.ndarray, h: float, positive: bool = True):
+        self.weights = np.full(len(right) + 1, h)
         self.weights[[0, -1]] /= 2
-        jump = np.diff(values) / beta
-        self._right = beta / h * bernoulli(jump)
-        self._left = beta / h * bernoulli(-jump)
-        out = np.zeros(len(values))
-        out[:-1] += self._right
-        out[1:] += self._left
+        self._right, self._left, self.positive = right, left, positive
+        out = np.zeros(len(self.weights))
+        out[:-1] += right
+        out[1:] += left
         self._diagonal = -out / self.weights
+
+    def at(self, t: float) -> Tridiagonal:
+        return self
 
     def apply(self, p: np.ndarray) -> np.ndarray:
         flux = self._right * p[:-1] - self._left * p[1:]
@@ -58,6 +86,32 @@ class ScharfetterGummel:
     def relative_norm(self, error: np.ndarray, p: np.ndarray) -> float:
         floor = 1e-14 * p.max()
         return math.sqrt(float((self.weights * error**2 / np.maximum(p, floor)).sum()))
+
+
+class ScharfetterGummel(Tridiagonal):
+    """The operator div(p grad V) + beta Laplacian p on equidistant nodes, no flux at the ends.
+
+    Flux from node i to i + 1: (beta / h) (B(u) p_i - B(-u) p_{i+1}), u = (V_{i+1} - V_i) / beta,
+    B the Bernoulli function. It has e^{-V / beta} as its exact equilibrium, off-diagonal entries
+    that are not negative, and an error that expands in even powers of h.
+    """
+
+    def __init__(self, values: np.ndarray, h: float, beta: float):
+        jump = np.diff(values) / beta
+        super().__init__(beta / h * bernoulli(jump), beta / h * bernoulli(-jump), h)
+
+
+def general_operator(fields: Fields, grid: np.ndarray, t: float) -> Tridiagonal:
+    """-(b p)' + (D p)'' on equidistant nodes: the flux b p - (D p)' = (b - D') p - D p'.
+
+    The error expands in even powers of h.
+    """
+    h = grid[1] - grid[0]
+    faces = (grid[1:] + grid[:-1])[:, None] / 2
+    slope = np.diff(fields.diffusion_at(grid[:, None], t)[:, 0, 0]) / h
+    diffusion = fields.diffusion_at(faces, t)[:, 0, 0]
+    drift = fields.drift_at(faces, t)[:, 0] - slope
+    return Tridiagonal(*face_weights(drift, diffusion, h), h, bool(diffusion.min() > 0))
 
 
 class FiniteVolumeSolution:
@@ -195,17 +249,19 @@ def finite_volumes(
 ) -> FiniteVolumeSolution:
     """Solve the 1-D Fokker-Planck equation until refining changes nothing.
 
-    Scharfetter-Gummel fluxes in space, TR-BDF2 in time with adaptive steps; then both steps are
-    halved, the results extrapolated (Richardson), until two extrapolations agree to ``tol``.
+    Scharfetter-Gummel fluxes in space (central ones where D vanishes somewhere), TR-BDF2 in time
+    with adaptive steps; then both steps are halved, the results extrapolated (Richardson), until
+    two extrapolations agree to ``tol``.
 
     Parameters
     ----------
-    potential : Potential or callable
-        V, mapping a torch tensor (n, 1) to (n,), finite on the domain.
+    potential : Potential, callable or Equation
+        V, mapping a torch tensor (n, 1) to (n,), or V(x, t), or an equation with any drift and
+        diffusion; finite on the domain.
     t_end : float
         Horizon.
     beta : float
-        Diffusion coefficient.
+        Diffusion coefficient, where an equation does not say it.
     initial : None, (mean, variance) or callable
         rho_0: None is N(0, 1); a callable is its log density, from an array (n,) to (n,).
     domain : (float, float), optional
@@ -222,20 +278,24 @@ def finite_volumes(
     Raises
     ------
     ValueError
-        Where the potential is not finite on the domain, or the domain would have to be huge.
+        Where the potential or a field is not finite on the domain, the domain would have to be
+        huge, or the drift depends on the law.
 
     Warns
     -----
     ConvergenceWarning
         Where ``max_nodes`` does not reach ``tol``.
     """
-    potential = check_potential(potential, 1, beta)
+    given, beta = read(potential, 1, beta, t_end)
     log_initial, guess = starting_law(initial, 1)
 
     def discretize(box, n):
         grid = np.linspace(*box[0], n + 1)
-        values = nodal_values(potential, grid[:, None])
-        operator = ScharfetterGummel(values, grid[1] - grid[0], beta)
+        if isinstance(given, Fields):
+            operator = on_grid(given, lambda t: general_operator(given, grid, t))
+        else:
+            values = nodal_values(given, grid[:, None])
+            operator = ScharfetterGummel(values, grid[1] - grid[0], beta)
         return (grid,), operator, log_initial(grid[:, None])
 
     box = guess if domain is None else np.array(domain, dtype=float).reshape(1, 2)

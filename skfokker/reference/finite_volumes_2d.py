@@ -11,48 +11,86 @@ from numpy.typing import ArrayLike
 from scipy.interpolate import RectBivariateSpline
 from scipy.sparse.linalg import splu
 
-from ..potentials import check_potential
-from .finite_volumes import bernoulli
-from .refinement import hermite, nodal_values, refine, starting_law
+from .fields import Fields, read
+from .finite_volumes import bernoulli, face_weights
+from .refinement import hermite, nodal_values, on_grid, refine, starting_law
 
 
-class ScharfetterGummel2D:
-    """div(p grad V) + beta Laplacian p on a rectangle, no flux through its sides.
+class Lattice:
+    """Nodes of a rectangle and the faces between neighbours.
 
-    The flux of :class:`~.finite_volumes.ScharfetterGummel` along either axis.
+    Parameters
+    ----------
+    axes : tuple of two ndarrays
+        Nodes along either axis, equidistant.
     """
 
-    def __init__(self, values: np.ndarray, spacing: tuple[float, float], beta: float):
-        weights = []
-        for n, h in zip(values.shape, spacing, strict=True):
+    def __init__(self, axes):
+        self.axes, self.shape = axes, tuple(map(len, axes))
+        self.spacing = tuple(axis[1] - axis[0] for axis in axes)
+        self._sides = []
+        for n, h in zip(self.shape, self.spacing, strict=True):
             side = np.full(n, h)
             side[[0, -1]] /= 2
-            weights.append(side)
-        self.weights = np.outer(*weights)
-        index = np.arange(values.size).reshape(values.shape)
+            self._sides.append(side)
+        self.weights = np.outer(*self._sides)
+        self.nodes = np.arange(self.weights.size).reshape(self.shape)
+
+    @property
+    def points(self) -> np.ndarray:
+        """The nodes (n, 2)."""
+        return np.stack(np.meshgrid(*self.axes, indexing="ij"), -1).reshape(-1, 2)
+
+    def faces(self, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Nodes before and behind every face across an axis, and lengths of the faces."""
+        before, behind = np.delete(self.nodes, -1, axis), np.delete(self.nodes, 0, axis)
+        lengths = np.broadcast_to(np.expand_dims(self._sides[1 - axis], axis), before.shape)
+        return before.ravel(), behind.ravel(), lengths.ravel()
+
+    def shifted(self, axis: int, by: int) -> np.ndarray:
+        """The neighbour of every node along an axis; the node itself at the side."""
+        n = self.shape[axis]
+        return np.take(self.nodes, np.clip(np.arange(n) + by, 0, n - 1), axis).ravel()
+
+
+class FluxOperator:
+    """Minus the divergence of fluxes through the faces of a rectangle; none through its sides.
+
+    Conserves sum_i w_i p_i, w_i being the trapezoidal weights.
+
+    Parameters
+    ----------
+    lattice : Lattice
+    fluxes : iterable of (axis, face, node, weight)
+        Arrays: the flux through a face is the sum of its weights times p at the nodes.
+    positive : bool
+        Whether no entry off the diagonal is negative.
+    """
+
+    def __init__(self, lattice: Lattice, fluxes, positive: bool = True):
+        self.weights, self.positive = lattice.weights, positive
         rows, columns, entries = [], [], []
-        for axis in (0, 1):
-            first, last = np.delete(index, -1, axis).ravel(), np.delete(index, 0, axis).ravel()
-            across = np.broadcast_to(
-                np.expand_dims(weights[1 - axis], axis), np.diff(values, axis=axis).shape
-            ).ravel()
-            jump = np.diff(values, axis=axis).ravel() / beta
-            right = beta / spacing[axis] * across * bernoulli(jump)
-            left = beta / spacing[axis] * across * bernoulli(-jump)
-            rows += [first, last, last, first]
-            columns += [first, first, last, last]
-            entries += [-right, right, -left, left]
+        for axis, face, node, weight in fluxes:
+            before, behind, lengths = lattice.faces(axis)
+            out = lengths[face] * weight
+            rows += [before[face], behind[face]]
+            columns += [node, node]
+            entries += [-out, out]
         flow = scipy.sparse.csr_matrix(
-            (np.concatenate(entries), (np.concatenate(rows), np.concatenate(columns)))
+            (np.concatenate(entries), (np.concatenate(rows), np.concatenate(columns))),
+            shape=(self.weights.size,) * 2,
         )
         self._matrix = scipy.sparse.diags(1 / self.weights.ravel()) @ flow
+
+    def at(self, t: float) -> FluxOperator:
+        return self
 
     def apply(self, p: np.ndarray) -> np.ndarray:
         return (self._matrix @ p.ravel()).reshape(p.shape)
 
     def solver(self, a: float):
         matrix = scipy.sparse.identity(self._matrix.shape[0]) - a * self._matrix
-        factors = splu(  # an M-matrix: no pivoting needed
+        factors = splu(  # an M-matrix, or close to one: no pivoting needed
             matrix.tocsc(),
             permc_spec="MMD_AT_PLUS_A",
             diag_pivot_thresh=0.0,
@@ -61,8 +99,53 @@ class ScharfetterGummel2D:
         return lambda b: factors.solve(b.ravel()).reshape(b.shape)
 
     def relative_norm(self, error: np.ndarray, p: np.ndarray) -> float:
-        floor = 1e-12 * p.max()
+        floor = (1e-12 if self.positive else 1e-6) * p.max()
         return math.sqrt(float((self.weights * error**2 / np.maximum(p, floor)).sum()))
+
+
+def scharfetter_gummel(lattice: Lattice, values: np.ndarray, beta: float) -> FluxOperator:
+    """div(p grad V) + beta Laplacian p, from V (n,) at the nodes.
+
+    The flux of :class:`~.finite_volumes.ScharfetterGummel` along either axis.
+    """
+    fluxes = []
+    for axis, h in enumerate(lattice.spacing):
+        before, behind, _ = lattice.faces(axis)
+        face, jump = np.arange(len(before)), (values[behind] - values[before]) / beta
+        fluxes.append((axis, face, before, beta / h * bernoulli(jump)))
+        fluxes.append((axis, face, behind, -beta / h * bernoulli(-jump)))
+    return FluxOperator(lattice, fluxes)
+
+
+def general_operator(fields: Fields, lattice: Lattice, t: float) -> FluxOperator:
+    """-div(b p) + sum_ij d_i d_j (D_ij p) at time t.
+
+    Through a face across axis k goes b_k p - d_k (D_kk p), as in one dimension, and -d_j (D_kj p)
+    of the other axis j: the mean of central differences at the two nodes. The error expands in
+    even powers of the spacings.
+    """
+    points = lattice.points
+    D = fields.diffusion_at(points, t)
+    fluxes, positive = [], True
+    for axis, h in enumerate(lattice.spacing):
+        before, behind, _ = lattice.faces(axis)
+        face, middle = np.arange(len(before)), (points[before] + points[behind]) / 2
+        slope = (D[behind, axis, axis] - D[before, axis, axis]) / h
+        drift = fields.drift_at(middle, t)[:, axis] - slope
+        along = fields.diffusion_at(middle, t)[:, axis, axis]
+        right, left = face_weights(drift, along, h)
+        fluxes += [(axis, face, before, right), (axis, face, behind, -left)]
+        positive &= bool(along.min() > 0)
+        across = D[:, axis, 1 - axis]
+        if across.any():
+            positive = False
+            for by in (1, -1):
+                neighbour = lattice.shifted(1 - axis, by)
+                for end in (before, behind):
+                    node = neighbour[end]
+                    weight = -by * across[node] / (4 * lattice.spacing[1 - axis])
+                    fluxes.append((axis, face, node, weight))
+    return FluxOperator(lattice, fluxes, positive)
 
 
 class FiniteVolumeSolution2D:
@@ -174,7 +257,7 @@ def finite_volumes_2d(
     initial=None,
     domain: ArrayLike | None = None,
     tol: float = 1e-3,
-    n_nodes: int = 64,
+    n_nodes: int | tuple[int, int] = 64,
     max_nodes: int = 512,
 ) -> FiniteVolumeSolution2D:
     """Solve the 2-D Fokker-Planck equation until refining changes nothing.
@@ -184,20 +267,23 @@ def finite_volumes_2d(
 
     Parameters
     ----------
-    potential : Potential or callable
-        V, mapping a torch tensor (n, 2) to (n,), finite on the domain.
+    potential : Potential, callable or Equation
+        V, mapping a torch tensor (n, 2) to (n,), or V(x, t), or an equation with any drift and
+        diffusion, zeros of D included; finite on the domain.
     t_end : float
         Horizon.
     beta : float
-        Diffusion coefficient.
+        Diffusion coefficient, where an equation does not say it.
     initial : None, (mean, covariance) or callable
         rho_0: None is N(0, I); a callable is its log density, from an array (n, 2) to (n,).
     domain : array-like (2, 2), optional
         ``((low, high), (low, high))``; by default it grows until it holds the mass.
     tol : float
         Wanted ``error``; the KL divergence to the true solution is half its square.
-    n_nodes, max_nodes : int
-        Intervals a side of the first grid, and where to give up.
+    n_nodes : int or (int, int)
+        Intervals of the first grid, along either axis where they differ.
+    max_nodes : int
+        Where to give up: intervals along the axis that has more.
 
     Returns
     -------
@@ -206,23 +292,29 @@ def finite_volumes_2d(
     Raises
     ------
     ValueError
-        Where the potential is not finite on the domain, or the domain would have to be huge.
+        Where the potential or a field is not finite on the domain, the domain would have to be
+        huge, or the drift depends on the law.
 
     Warns
     -----
     ConvergenceWarning
         Where ``max_nodes`` does not reach ``tol``.
     """
-    potential = check_potential(potential, 2, beta)
+    given, beta = read(potential, 2, beta, t_end)
     log_initial, guess = starting_law(initial, 2)
+    first = np.broadcast_to(n_nodes, (2,))
+    most = int(first.max())
 
     def discretize(box, n):
-        axes = tuple(np.linspace(*side, n + 1) for side in box)
-        points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
-        values = nodal_values(potential, points).reshape(n + 1, n + 1)
-        operator = ScharfetterGummel2D(values, [axis[1] - axis[0] for axis in axes], beta)
-        return axes, operator, log_initial(points)
+        sizes = n * first // most
+        lattice = Lattice(tuple(np.linspace(*s, k + 1) for s, k in zip(box, sizes, strict=True)))
+        points = lattice.points
+        if isinstance(given, Fields):
+            operator = on_grid(given, lambda t: general_operator(given, lattice, t))
+        else:
+            operator = scharfetter_gummel(lattice, nodal_values(given, points), beta)
+        return lattice.axes, operator, log_initial(points)
 
     box = guess if domain is None else np.array(domain, dtype=float).reshape(2, 2)
-    solved = refine(discretize, box, domain is None, t_end, tol, n_nodes, max_nodes)
+    solved = refine(discretize, box, domain is None, t_end, tol, most, max_nodes)
     return FiniteVolumeSolution2D(*solved)

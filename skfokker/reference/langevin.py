@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
-from ..potentials import check_potential
+from ..dynamics.drift import Interaction
+from .fields import Fields, read
+
+_BATCH = 64  # particles that act on each other within a step
 
 
 def langevin(
@@ -24,16 +29,20 @@ def langevin(
     tamed: bool = False,
     weak_order: int = 1,
 ) -> np.ndarray:
-    """Particles of dX = -grad V dt + sqrt(2 beta) dB, whose law is rho_t.
+    """Particles of dX = -grad V dt + sqrt(2 beta) dB, or of any equation, whose law is rho_t.
+
+    Particles that interact do so in batches of 64, drawn anew in every step (S. Jin, L. Li and
+    J.-G. Liu, Journal of Computational Physics 400 (2020)), or, where the force is linear, through
+    the mean of all.
 
     Parameters
     ----------
-    potential : Potential or callable
-        V.
+    potential : Potential, callable or Equation
+        V, V(x, t), or an equation with any drift, diffusion and interaction.
     times : float or array-like (k,)
         When to look: ascending, at least 0.
     beta : float
-        Diffusion coefficient.
+        Diffusion coefficient, where an equation does not say it.
     x0 : array-like (n, d), optional
         Particles at t = 0; by default ``n_particles`` draws from N(0, I).
     n_particles, n_features : int
@@ -44,8 +53,8 @@ def langevin(
     seed : int
         Of the generator (CPU).
     tamed : bool
-        Divide the drift by 1 + h |grad V|, which keeps steep potentials from exploding (M.
-        Hutzenthaler et al., Annals of Applied Probability 22 (2012)). Of order 1.
+        Divide the drift by 1 + h |b|, which keeps steep potentials from exploding (M. Hutzenthaler
+        et al., Annals of Applied Probability 22 (2012)). Of order 1.
     weak_order : {1, 2}
         1 is Euler-Maruyama. 2 averages the drift here and at the Euler-Maruyama step, two
         gradients a step (P. E. Kloeden and E. Platen, "Numerical Solution of Stochastic
@@ -58,7 +67,8 @@ def langevin(
     Raises
     ------
     ValueError
-        Where times are not ascending, or particles run off to infinity (too few steps).
+        Where times are not ascending, particles run off to infinity (too few steps), or steps of
+        order 2 are asked for with noise that depends on place.
     """
     stops = np.atleast_1d(np.asarray(times, dtype=float))
     if stops.ndim > 1 or not (np.diff(stops, prepend=0.0) >= 0).all():
@@ -70,29 +80,40 @@ def langevin(
             f"weak_order must be 1 or 2, and 1 where tamed, got {weak_order!r} with tamed={tamed!r}"
         )
     generator = torch.Generator().manual_seed(seed)
+    x = None
     if x0 is not None:
         x = torch.tensor(np.asarray(x0), dtype=torch.float64)
         if x.ndim != 2:
             raise ValueError(f"x0 must have shape (n, d), got {tuple(x.shape)}")
-        potential = check_potential(potential, x.shape[1], beta)
+        n_features = x.shape[1]
+    given, beta = read(potential, n_features, beta, float(stops[-1]))
+    if isinstance(given, Fields):
+        d, pull, noise = given.d, _field(given, generator), _noise(given, weak_order)
     else:
-        potential = check_potential(potential, n_features, beta)
-        d = potential.n_features_in_
+        d = given.n_features_in_
+
+        def pull(x: Tensor, t: float) -> Tensor:
+            return given.value_and_grad(x)[1]
+
+        def noise(x: Tensor, t: float, h: float, xi: Tensor) -> Tensor:
+            return math.sqrt(2 * beta * h) * xi
+
+    if x is None:
         x = torch.randn(n_particles, d, dtype=torch.float64, generator=generator)
     seen, now = [], 0.0
     for stop in stops:
         if stop > now:
             steps = max(1, math.ceil(n_steps * (stop - now) / stops[-1] - 1e-9))
             h = (stop - now) / steps
-            kick = math.sqrt(2 * beta * h)
-            for _ in range(steps):
-                noise = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-                pull = potential.value_and_grad(x)[1]
+            for k in range(steps):
+                t = now + k * h
+                xi = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+                slope = pull(x, t)
                 if tamed:
-                    pull = pull / (1 + h * pull.norm(dim=1, keepdim=True))
-                new = x - h * pull + kick * noise
+                    slope = slope / (1 + h * slope.norm(dim=1, keepdim=True))
+                new = x - h * slope + noise(x, t, h, xi)
                 if weak_order == 2:
-                    new = new - 0.5 * h * (potential.value_and_grad(new)[1] - pull)
+                    new = new - 0.5 * h * (pull(new, t + h) - slope)
                 x = new
             now = stop
         if not torch.isfinite(x).all():
@@ -103,3 +124,50 @@ def langevin(
             )
         seen.append(x.numpy())
     return seen[0] if np.ndim(times) == 0 else np.stack(seen)
+
+
+def _field(fields: Fields, generator: torch.Generator) -> Callable[[Tensor, float], Tensor]:
+    """Minus the drift of particles (n, d) at time t, their forces on each other with it."""
+    if fields.interaction is None:
+        return lambda x, t: -fields.drift(x, t)
+    force = _mean_force if _is_linear(fields.interaction, fields.d) else _batch_force
+    return lambda x, t: -fields.drift(x, t) - force(fields.interaction, x, t, generator)
+
+
+def _noise(fields: Fields, weak_order: int) -> Callable[[Tensor, float, float, Tensor], Tensor]:
+    """sigma sqrt(h) xi, sigma in the middle of the step where that is of second order."""
+    diffusion = fields.diffusion
+    if weak_order == 1:
+        return lambda x, t, h, xi: math.sqrt(h) * diffusion.noise(x, t, xi)
+    if not diffusion.constant:
+        raise ValueError(
+            "weak_order=2 is for noise that is the same everywhere; this diffusion is a function "
+            "of x, take weak_order=1"
+        )
+    return lambda x, t, h, xi: math.sqrt(h) * diffusion.noise(x, t + h / 2, xi)
+
+
+def _is_linear(interaction: Interaction, d: int, times=(0.0, 0.37)) -> bool:
+    """Whether the force between two particles is linear in their difference."""
+    generator = torch.Generator().manual_seed(5)
+    r = 3 * torch.randn(2, 16, d, dtype=torch.float64, generator=generator)
+    for t in times:
+        first, second, both = (interaction.slope(part, t) for part in (r[0], r[1], r.sum(0)))
+        if (both - first - second).abs().max() > 1e-9 * both.abs().max():
+            return False
+    return True
+
+
+def _mean_force(interaction, x, t, generator):
+    return -interaction.slope(x - x.mean(0), t)
+
+
+def _batch_force(interaction, x, t, generator):
+    """-mean grad W(x_i - x_j) over the others j of a random batch."""
+    order = torch.randperm(len(x), generator=generator)
+    out = torch.empty_like(x)
+    for batch in order.chunk(max(1, len(x) // _BATCH)):
+        mine = x[batch]
+        share = len(mine) / max(1, len(mine) - 1)  # a particle exerts no force on itself
+        out[batch] = share * interaction.force(mine, mine, t)
+    return out

@@ -11,8 +11,9 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ..potentials import Potential
+from .fields import Fields
 from .ornstein_uhlenbeck import gaussian_log_density
-from .tr_bdf2 import adaptive, replay
+from .tr_bdf2 import Operator, Unsteady, adaptive, replay
 
 _FLOOR = 1e-26  # of the largest density; what is below is rounding, or even negative
 
@@ -53,6 +54,22 @@ def nodal_values(potential: Potential, points: np.ndarray) -> np.ndarray:
     return values
 
 
+def on_grid(fields: Fields, build: Callable[[float], Operator]):
+    """The operator of an equation, ``build(t)`` being the one at time t.
+
+    Raises
+    ------
+    ValueError
+        Where particles interact.
+    """
+    if fields.interaction is not None:
+        raise ValueError(
+            "finite volumes solve equations that are linear in the law; with an interaction take "
+            "reference.langevin"
+        )
+    return build(0.0) if fields.steady else Unsteady(build)
+
+
 def hermite(times: np.ndarray, values: np.ndarray, slopes: np.ndarray, t: float) -> np.ndarray:
     """Cubic Hermite interpolation in time of values (k + 1, ...) with their slopes."""
     if not times[0] <= t <= times[-1] * (1 + 1e-12):
@@ -78,13 +95,15 @@ def hermite(times: np.ndarray, values: np.ndarray, slopes: np.ndarray, t: float)
 class _Level:
     """States on one grid at the shared times, as log densities and their slopes in time."""
 
-    def __init__(self, operator, states: list[np.ndarray]):
+    def __init__(self, operator, times: np.ndarray, states: list[np.ndarray]):
         self.weights = operator.weights
         density = np.stack(states)
         axes = tuple(range(1, density.ndim))
         floor = _FLOOR * density.max(axes, keepdims=True)
+        if not operator.at(times[0]).positive:  # what is below the ripples says nothing
+            floor = np.maximum(floor, -density.min(axes, keepdims=True))
         kept = np.maximum(density, floor)
-        slope = np.stack([operator.apply(p) for p in states])
+        slope = np.stack([operator.at(t).apply(p) for t, p in zip(times, states, strict=True)])
         self.value = np.log(kept)
         self.slope = np.where(density > floor, slope / kept, 0.0)
         self.mass_error = float(np.abs((density * self.weights).sum(axes) - 1).max())
@@ -134,9 +153,10 @@ def _grow(discretize, box: np.ndarray, t_end: float, n: int) -> np.ndarray:
     for _ in range(60):
         _, operator, log_initial = discretize(box, n)
         _, states = adaptive(operator, _start(operator, log_initial), t_end, 1e-3)
-        largest = (np.stack(states) * operator.weights).max(0)
+        masses = np.stack(states) * operator.weights
+        largest = masses.max(0)
         d = largest.ndim
-        speck = 1e-18 if d == 1 else 1e-12
+        speck = max(1e-18 if d == 1 else 1e-12, -10 * masses.min())  # ripples are no mass
         full = np.zeros((d, 2), dtype=bool)
         for axis in range(d):
             profile = largest.sum(tuple(k for k in range(d) if k != axis))
@@ -145,8 +165,8 @@ def _grow(discretize, box: np.ndarray, t_end: float, n: int) -> np.ndarray:
             return box
         box = box + np.array([-0.3, 0.3]) * full * np.diff(box)
     raise ValueError(
-        f"the mass leaves the box {box.tolist()} by t = {t_end:g}; the potential does not confine "
-        f"it, pass a domain"
+        f"the mass leaves the box {box.tolist()} by t = {t_end:g}; nothing confines it, pass a "
+        f"domain"
     )
 
 
@@ -176,15 +196,15 @@ def refine(
     # the grid to start from: one that knows the solution to a percent at the steps in time
     axes, operator, log_initial = discretize(box, n)
     times, states = adaptive(operator, _start(operator, log_initial), t_end, 30 * tol)
-    coarse = _Level(operator, states)
+    coarse = _Level(operator, times, states)
     while True:
         finer_axes, operator, log_initial = discretize(box, 2 * n)
         start = _start(operator, log_initial)
-        fine = _Level(operator, replay(operator, start, times, 1))
+        fine = _Level(operator, times, replay(operator, start, times, 1))
         if 8 * n > max_n or _disagreement(_thin(fine.value), coarse.value, coarse.weights) < 0.02:
             break
         times, states = adaptive(operator, start, t_end, 30 * tol)
-        n, axes, coarse = 2 * n, finer_axes, _Level(operator, states)
+        n, axes, coarse = 2 * n, finer_axes, _Level(operator, times, states)
 
     # halve both steps, and keep the states in the middle of the first steps as well
     dense = np.sort(np.concatenate([times, (times[1:] + times[:-1]) / 2]))
@@ -193,7 +213,7 @@ def refine(
         n *= 2
         finer_axes, operator, log_initial = discretize(box, n)
         start = _start(operator, log_initial)
-        fine = _Level(operator, replay(operator, start, dense, substeps))
+        fine = _Level(operator, dense, replay(operator, start, dense, substeps))
         mass_error = max(mass_error, fine.mass_error)
         value, slope = _extrapolate(coarse, fine)
         if previous is not None:

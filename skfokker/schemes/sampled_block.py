@@ -42,7 +42,7 @@ class SampledBlock(Block):
     """
 
     most_direct = 500  # parameters of which the whole Gram matrix is factorised
-    coarser = 4  # of so many points one is enough for the stiffness and for the noise
+    coarser = 4  # of so many points one is enough for the noise
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class SampledBlock(Block):
         self.n = self.fewest = n_samples or min(enough, _FEWEST_OF_MANY)
         # what the family cannot follow is its own error, which more points do not lower
         self.most = self.n if n_samples or self.pointwise else _MOST
-        self.tolerance = 2e-2 * math.sqrt(max(1.0, len(self.indices) / 10))
+        self.tolerance = 2e-2 * min(max(1.0, len(self.indices) / 10), 3.0)
         self.processes = processes
         self.last: Tensor | None = None
 
@@ -181,10 +181,9 @@ class SampledBlock(Block):
 
         ``along`` (n, d) is the diagonal of D.
         """
-        few = slice(None, None, self.coarser)
-        factor, products = at.local.factor, at.local.products
-        slopes = factor.expand(products.values[few], at.phi_own[few, 0])
-        return (slopes * along[few, factor.index, None]).T @ slopes * self.coarser
+        factor = at.local.factor
+        slopes = factor.expand(at.local.products.values, at.phi_own[:, 0])
+        return (slopes * along[:, factor.index, None]).T @ slopes
 
     def curvatures(self, states, like: Tensor) -> tuple[Tensor, Tensor]:
         """grad log rho and its own derivatives (n, d), in the order of the flow."""
@@ -252,7 +251,7 @@ class SampledBlock(Block):
         gradient = pulled(left) - ridge * rate
         step = direction = precondition(gradient)
         size = first = gradient @ step
-        for _ in range(20 if n > 6 * len(rate) else 6):
+        for _ in range(20 if n > 6 * len(rate) else 12):
             moved = explained(direction)
             curvature = self.processes.sum(moved.square().sum()[None]) / n
             length = size / (curvature + direction @ (ridge * direction))

@@ -34,8 +34,8 @@ class ScoreDualNested(Scheme):
     ----------
     tolerance : float or None, default=None
         Local error of a step, sqrt(e^T F e). None takes 1e-2 where all expectations are
-        quadratures; where some are means over points 2e-2, in blocks of more than ten coordinates
-        times the root of a tenth of their number: the same for each coordinate.
+        quadratures; where some are means over points 2e-2, in blocks of ten to thirty coordinates
+        times a tenth of their number.
     n_samples : int or None, default=None
         Sobol points for blocks of more than two coordinates. None starts with
         one and a half a parameter, from 2048 to 4096; in the weak form it takes up to 16384 while
