@@ -368,7 +368,7 @@ _ALL = (
             Target("functional_1", {"dumbbell 3-D": 1e-3}),
             Target("functional_2", {"dumbbell 3-D": 1e-3}),
         ),
-        seconds=dict.fromkeys(_LINEAR, 5)
+        seconds=dict.fromkeys(_LINEAR, 5.0)
         | dict.fromkeys(_OSCILLATORS, 90)
         | {
             "rotating trap 100-D": 20,

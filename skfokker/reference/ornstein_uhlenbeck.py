@@ -53,10 +53,10 @@ def ornstein_uhlenbeck(
         Where an equation is not linear.
     """
     if is_equation(potential):
-        said = None if mean0 is None else len(mean0)
+        said = None if mean0 is None else np.size(mean0)
         fields = read_fields(potential, said, beta, float(np.max(t)))
         return moments_at(fields, t, *_start(fields.d, mean0, covariance0))
-    d = potential.n_features_in_
+    d = getattr(potential, "n_features_in_", 0)
     if isinstance(potential, Quadratic):
         mean, precision = (c.numpy() for c in potential._prepare())
     elif isinstance(potential, Zero):
