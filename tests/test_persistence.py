@@ -94,7 +94,7 @@ def test_the_state_is_numpy_and_specs(fitted):
             for item in value:
                 tensors(item, seen)
         elif hasattr(value, "__dict__"):
-            tensors(value.__getstate__(), seen)
+            tensors(getattr(value, "__getstate__", lambda: vars(value))(), seen)  # of 3.11 on
 
     tensors(fitted.__getstate__(), set())
     numbers = fitted.times_.size + fitted.thetas_.size + fitted.velocities_.size

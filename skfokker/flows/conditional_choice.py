@@ -189,7 +189,8 @@ def _block_order(near: np.ndarray, seen: np.ndarray) -> list[int]:
             if before:
                 z = x[:, before]
                 design = np.column_stack([np.ones(len(z)), z, z * z])
-                rest = x[:, order[i]] - design @ np.linalg.lstsq(design, x[:, order[i]])[0]
+                target = x[:, order[i]]
+                rest = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
                 total += np.log(max(float(rest.var()), 1e-12))
         return total
 

@@ -16,6 +16,7 @@ from .base import Flow, Linearization
 _PIECES = 4
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(5))
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
+_PAIRS = list(zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True))
 
 # Numbers inverted at a time, so that the intermediate arrays stay in the cache.
 _BLOCK = 2**15
@@ -172,7 +173,7 @@ class _LogSlope:
         start = piece / _PIECES
         length = s - start
         total = [0.0] * moments
-        for node, weight in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True):
+        for node, weight in _PAIRS:
             u = start + node * length
             share = (weight * self.h) * _polynomial(cubic, u).exp()
             for j in range(moments):
