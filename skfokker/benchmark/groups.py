@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -118,7 +119,7 @@ class Group:
     methods: tuple[str, ...]
     times: tuple[float, ...] = ()
     targets: tuple[Target, ...] = ()
-    seconds: float | dict[str, float] | None = None
+    seconds: float | Mapping[str, float] | None = None
     beats: tuple[Beat, ...] = ()
 
 

@@ -111,7 +111,8 @@ def general_operator(fields: Fields, grid: np.ndarray, t: float) -> Tridiagonal:
     slope = np.diff(fields.diffusion_at(grid[:, None], t)[:, 0, 0]) / h
     diffusion = fields.diffusion_at(faces, t)[:, 0, 0]
     drift = fields.drift_at(faces, t)[:, 0] - slope
-    return Tridiagonal(*face_weights(drift, diffusion, h), h, bool(diffusion.min() > 0))
+    right, left = face_weights(drift, diffusion, h)
+    return Tridiagonal(right, left, h, bool(diffusion.min() > 0))
 
 
 class FiniteVolumeSolution:
