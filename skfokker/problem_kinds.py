@@ -349,7 +349,7 @@ class LogNormalProblem(Problem):
         Of log x at t = 0.
     """
 
-    variances: np.ndarray = None  # type: ignore[assignment]  # has to be given
+    variances: np.ndarray = field(kw_only=True)
 
     def __post_init__(self):
         mean, covariance = self.moments(0.0)

@@ -106,11 +106,11 @@ def test_targets_pass_and_fail(report):
 def test_certificates_beside_the_truth(report):
     table = certificates({"ou": TINY}, report.rows)
     assert len(table.rows) == 1 and table.rows[0][-1] == "yes"
-    assert "held in 2 of 2" in table.notes[0] and table.columns[-1] == "bounds hold"
+    assert "held in 4 of 4" in table.notes[0] and table.columns[-1] == "bounds hold"
     liar = Row("ou", "d = 2", "p", "ours", 1.0, [{"t": 0.9, "kl_fit_true": 1e-3,
                                                   "certificate": 1e-4}])  # fmt: skip
     table = certificates({"ou": TINY}, [*report.rows, liar])
-    assert table.rows[0][-1] == "NO" and "held in 2 of 3" in table.notes[0]
+    assert table.rows[0][-1] == "NO" and "held in 4 of 5" in table.notes[0]
     liar.values[0] |= {"certificate": 1e-2, "certified_tv": 0.05, "tv": 0.07, "tv_se": 0.01}
     assert certificates({"ou": TINY}, [liar]).rows[0][5:] == ["0.07", "0.05", "yes"]  # by chance
     liar.values[0]["tv_se"] = 0.005
@@ -230,6 +230,7 @@ class Known(GaussianLaw):
     """A Gaussian that claims to know how wrong it is."""
 
     class certificate:
+        is_bound = True
         kl = staticmethod(lambda t: 0.5)
         total_variation = staticmethod(lambda t: 0.4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -118,7 +119,7 @@ class Group:
     methods: tuple[str, ...]
     times: tuple[float, ...] = ()
     targets: tuple[Target, ...] = ()
-    seconds: float | dict[str, float] | None = None
+    seconds: float | Mapping[str, float] | None = None
     beats: tuple[Beat, ...] = ()
 
 
@@ -368,7 +369,7 @@ _ALL = (
             Target("functional_1", {"dumbbell 3-D": 1e-3}),
             Target("functional_2", {"dumbbell 3-D": 1e-3}),
         ),
-        seconds=dict.fromkeys(_LINEAR, 5.0)
+        seconds=dict.fromkeys(_LINEAR, 5)
         | dict.fromkeys(_OSCILLATORS, 90)
         | {
             "rotating trap 100-D": 20,

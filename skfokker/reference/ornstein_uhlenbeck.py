@@ -53,19 +53,19 @@ def ornstein_uhlenbeck(
         Where an equation is not linear.
     """
     if is_equation(potential):
-        said = None if mean0 is None else np.size(mean0)
+        said = None if mean0 is None else len(np.asarray(mean0))
         fields = read_fields(potential, said, beta, float(np.max(t)))
         return moments_at(fields, t, *_start(fields.d, mean0, covariance0))
-    d = getattr(potential, "n_features_in_", 0)
     if isinstance(potential, Quadratic):
         mean, precision = (c.numpy() for c in potential._prepare())
     elif isinstance(potential, Zero):
+        d = potential.n_features_in_
         mean, precision = np.zeros(d), np.zeros((d, d))
     else:
         raise TypeError(
             f"potential must be Quadratic or Zero, or an Equation that is linear, got {potential!r}"
         )
-    return linear_moments(t, mean, precision, beta, *_start(d, mean0, covariance0))
+    return linear_moments(t, mean, precision, beta, *_start(len(mean), mean0, covariance0))
 
 
 def _start(d, mean0, covariance0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,14 +12,22 @@ from skfokker import ParametricFokkerPlanck
 from skfokker.persistence import STATE_VERSION
 from skfokker.potentials import Quadratic
 
-if STATE_VERSION != 1:
-    raise SystemExit(f"The current state version is {STATE_VERSION}: write a script for that one.")
-here = Path(__file__).parent
-model = ParametricFokkerPlanck(random_state=0, t_final=0.5, initial=([0.0, 1.0], 0.5))
-model.fit(Quadratic(np.array([1.0, 0.0]), np.array([[1.0, 0.3], [0.3, 0.5]])))
-joblib.dump(model, here / "state_1.joblib", compress=3)
-np.savez(
-    here / "state_1.npz",
-    samples=model.sample(4, 0.2),
-    log_density=model.log_density([[0.0, 0.0], [1.0, -1.0]], 0.3),
-)
+
+def write():
+    if STATE_VERSION != 1:
+        raise SystemExit(
+            f"The current state version is {STATE_VERSION}: write a script for that one."
+        )
+    here = Path(__file__).parent
+    model = ParametricFokkerPlanck(random_state=0, t_final=0.5, initial=([0.0, 1.0], 0.5))
+    model.fit(Quadratic(np.array([1.0, 0.0]), np.array([[1.0, 0.3], [0.3, 0.5]])))
+    joblib.dump(model, here / "state_1.joblib", compress=3)
+    np.savez(
+        here / "state_1.npz",
+        samples=model.sample(4, 0.2),
+        log_density=model.log_density([[0.0, 0.0], [1.0, -1.0]], 0.3),
+    )
+
+
+if __name__ == "__main__":  # who collects doctests imports every file
+    write()
