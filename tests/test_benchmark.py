@@ -308,6 +308,68 @@ def test_coupled_group(monkeypatch):
     assert len(table.rows) == 4 and {r[-1] for r in table.rows} <= {"yes", "NO"}
 
 
+def test_general_group(monkeypatch):
+    """Exact Gaussians in the place of fits: targets by label, bounds where there are some."""
+    group = GROUPS["general"]
+    labels = {case.label for case in group.cases}
+    assert {case.load().d for case in group.cases} == {2, 3, 8, 10, 40, 50, 100}
+    for target in group.targets:
+        assert set(target.bound) <= labels
+
+    class Residual(Known):
+        class certificate(Known.certificate):
+            is_bound = False
+
+    def fit(problem, times, bench):
+        kind = Residual if problem.name == "swarm-2d" else Known
+        law = kind({t: np.zeros((3, 2)) for t in times})
+        law.at = {t: problem.moments(t) for t in times}
+        return law, 0.0
+
+    monkeypatch.setitem(METHODS, "ours", Method("ours", "skfokker", fit))
+    for name in ("swarm-2d", "kinetic-10d"):
+        case = next(case for case in group.cases if case.name == name)
+        row = solve(group, case, case.load(), METHODS["ours"], small_bench())
+        assert row.error is None
+        for values in row.values:
+            assert values["kl_fit_true"] < 1e-15 and values["tv"] < 1e-6
+            assert ("certified_tv" in values) == (name == "kinetic-10d")  # a mean field has none
+        marks = targets({"general": group}, [row]).rows
+        assert [r[-1] for r in marks if r[1] == "KL(fit, true)"] == [PASS]
+
+
+def test_expectations():
+    """Particles of the law have the known means; of another law they have not."""
+    problem = problems.load("dumbbell-3d")
+    problem = replace(problem, t_final=0.1, functions=(square,), expected=(3.0,))
+    law = GaussianLaw({0.1: np.random.default_rng(0).standard_normal((50_000, 3))})
+    errors = measure(problem, law, 0.1, References(100))
+    assert errors["functional_1"] < 0.05 and np.isfinite(errors["nll"])
+    assert measures._expectations(replace(problem, expected=(4.0,)), law, 0.1)[
+        "functional_1"
+    ] == pytest.approx(1.0, abs=0.05)
+
+
+def square(x):
+    return (x**2).sum(1)
+
+
+def test_processor_time():
+    """Of a method that waits, next to nothing."""
+
+    def wait(problem, times, bench):
+        time.sleep(0.3)
+        return GaussianLaw({t: problem.sample(100, t) for t in times}), 0.0
+
+    method = Method("ours", "skfokker", wait)
+    seconds = []
+    for clock in (time.perf_counter, time.process_time):
+        bench = replace(small_bench(), clock=clock)
+        row = solve(TINY, TINY.cases[0], TINY.cases[0].load(), method, bench)
+        seconds.append(row.seconds)
+    assert seconds[0] > 0.3 > seconds[1]
+
+
 def test_margins_below_another_method():
     group = replace(TINY, beats=(Beat("nsf", {"d = 2": 0.3}), Beat("kde"), Beat("nsf", {"x": 9.0})))
     rows = [

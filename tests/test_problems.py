@@ -314,7 +314,7 @@ def test_oscillators_are_copies_of_one():
     )
     one = read_fields(problems.load("duffing-2d").potential, None, 1.0, 1.0)
     np.testing.assert_allclose(b[:, 2:4], one.drift_at(z[:, 2:4].copy(), 0.0), atol=1e-13)
-    coarse = dict(domain=[[-6, 10], [-8, 14]], n_nodes=64, max_nodes=64, tol=0.5)
+    coarse = dict(domain=[[-6, 10], [-8, 14]], n_nodes=32, max_nodes=32, tol=0.5)
     oscillator = replace(problems.load("duffing-2d"), t_final=0.25, grid=coarse, langevin_steps=50)
     x, t = oscillator.particles(8000, 0.25, seed=1), 0.25
     np.testing.assert_allclose(oscillator.moments(t)[0], x.mean(0), atol=0.04)

@@ -464,6 +464,19 @@ class TestEquations:
         np.testing.assert_allclose(x.mean(0), mean, atol=0.03)
         np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.03)
 
+    def test_forces_within_a_batch(self):
+        """Of fewer particles than a batch, the mean over all others, exactly."""
+        module = sys.modules["skfokker.reference.langevin"]
+        pair = Interaction(lambda r: (-r.square().sum(1)).exp(), 2)
+        x = torch.randn(20, 2, dtype=torch.float64)
+        r = x[:, None] - x
+        exact = (2 * r * (-r.square().sum(2, keepdim=True)).exp()).sum(1) / 19
+        force = module._batch_force(pair, x, 0.0, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(force, exact)
+        x = torch.randn(150, 2, dtype=torch.float64)  # two batches, and some who join the first
+        force = module._batch_force(pair, x, 0.0, torch.Generator().manual_seed(0))
+        assert torch.isfinite(force).all()
+
     def test_forces_are_seen_to_be_linear_or_not(self):
         is_linear = sys.modules["skfokker.reference.langevin"]._is_linear
         assert is_linear(Interaction(lambda r, t: (1 + t) * r.square().sum(1), 2), 2)

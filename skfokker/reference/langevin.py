@@ -14,6 +14,7 @@ from ..dynamics.drift import Interaction
 from .fields import Fields, read
 
 _BATCH = 64  # particles that act on each other within a step
+_PAIRS = 2**20  # pairs of them at a time
 
 
 def langevin(
@@ -164,10 +165,16 @@ def _mean_force(interaction, x, t, generator):
 
 def _batch_force(interaction, x, t, generator):
     """-mean grad W(x_i - x_j) over the others j of a random batch."""
-    order = torch.randperm(len(x), generator=generator)
+    n, d = x.shape
+    size = min(_BATCH, n)
+    order = torch.randperm(n, generator=generator)
+    batches, rest = order[: n - n % size].view(-1, size), order[n - n % size :]
     out = torch.empty_like(x)
-    for batch in order.chunk(max(1, len(x) // _BATCH)):
-        mine = x[batch]
-        share = len(mine) / max(1, len(mine) - 1)  # a particle exerts no force on itself
-        out[batch] = share * interaction.force(mine, mine, t)
+    for some in batches.split(max(1, _PAIRS // size**2)):
+        mine = x[some]
+        slopes = interaction.slope((mine[:, :, None] - mine[:, None]).reshape(-1, d), t)
+        # a particle exerts no force on itself: the mean is over the others
+        out[some] = -slopes.view(*mine.shape[:2], size, d).sum(2) / max(1, size - 1)
+    if len(rest):
+        out[rest] = interaction.force(x[rest], x[batches[0]], t)
     return out
