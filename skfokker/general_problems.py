@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cache, partial
 
 import numpy as np
@@ -15,22 +14,10 @@ from .problem_kinds import (
     GaussianProblem,
     LogNormalProblem,
     PlanarProblem,
-    Problem,
     ProductProblem,
     random_rotation,
+    register,
 )
-
-#: Factories by the name of what they make.
-GENERAL: dict[str, Callable[[str], Problem]] = {}
-
-
-def _named(*names, **fixed):
-    def add(factory):
-        for name in names:
-            GENERAL[name] = partial(factory, **fixed)
-        return factory
-
-    return add
 
 
 def moving_trap(x, t):
@@ -39,7 +26,7 @@ def moving_trap(x, t):
     return centre - x + 0.25 * (x.mean(1, keepdim=True) - x)
 
 
-@_named("moving-trap-8d")
+@register("moving-trap-8d")
 def _moving_trap(name):
     """Bruna, Peherstorfer and Vanden-Eijnden, "Neural Galerkin schemes" (2024): 8 particles."""
     equation = Equation(drift=moving_trap, diffusion=0.01, n_features=8)
@@ -63,7 +50,7 @@ def rotating_trap(x, t):
     return (centre - pairs / 2 - pairs.mean(1, keepdim=True) / 2).reshape(x.shape)
 
 
-@_named("rotating-trap-100d", n=50)
+@register("rotating-trap-100d", n=50)
 def _rotating_trap(name, n):
     """Boffi and Vanden-Eijnden, "Probability flow solution of the Fokker-Planck equation" (2023).
 
@@ -92,7 +79,7 @@ def flock(r, t):
     return -math.sin(math.pi * t) * r.square().sum(1)
 
 
-@_named("swarm-2d")
+@register("swarm-2d")
 def _swarm(name):
     """Shen et al., "Self-consistency of the Fokker-Planck equation" (2022): birds, mean field."""
     return GaussianProblem(
@@ -112,8 +99,8 @@ def kinetic_spring(x):
     return torch.cat([v, -q - 2 * v], 1)
 
 
-@_named("kinetic-10d", n=5, t_final=2.0, times=(0.5, 1.0, 2.0))
-@_named("kinetic-40d", n=20, t_final=10.0, times=(1.0, 4.0, 10.0))
+@register("kinetic-10d", n=5, t_final=2.0, times=(0.5, 1.0, 2.0))
+@register("kinetic-40d", n=20, t_final=10.0, times=(1.0, 4.0, 10.0))
 def _kinetic(name, n, t_final, times):
     """n kinetic Ornstein-Uhlenbeck processes, dv = (-x - 2 v) dt + 2 dW, from N((2, 0), I / 4)."""
     return GaussianProblem(
@@ -143,7 +130,7 @@ _DUFFING_GRID = {
 }
 
 
-@_named("duffing-2d")
+@register("duffing-2d")
 @cache  # one grid for the oscillator and for its copies
 def _duffing(name):
     """A Duffing oscillator under noise: dv = (x - 2/5 v - x^3 / 10) dt + 4/5 dW."""
@@ -166,8 +153,8 @@ def turned(x, drift, rotation):
     return drift(x @ rotation) @ rotation.T
 
 
-@_named("duffing-8d")
-@_named("duffing-8d-rotated", rotated=True)
+@register("duffing-8d")
+@register("duffing-8d-rotated", rotated=True)
 def _duffings(name, rotated=False):
     """Four independent Duffing oscillators, also behind a fixed rotation: the product of grids."""
     part, n = _duffing("duffing-2d"), 4
@@ -199,7 +186,7 @@ def swimmer(x):
     return torch.stack([v - q**3, -0.1 * v], 1)
 
 
-@_named("swimmer-2d")
+@register("swimmer-2d")
 def _swimmer(name):
     """A particle that swims and is held back: dv = -v / 10 dt + sqrt(1/5) dW, from N(0, I).
 
@@ -245,7 +232,7 @@ def normal_stress(x: np.ndarray) -> np.ndarray:
     return x[:, 0] * force[:, 0] - x[:, 1] * force[:, 1]
 
 
-@_named("dumbbell-3d")
+@register("dumbbell-3d")
 def _dumbbell(name):
     """A dumbbell in shear flow: two stresses at t = 10, known to seven digits.
 
@@ -273,7 +260,7 @@ def _growing_noise(x, t):
     return 0.5 * math.exp(-t) * x.square()
 
 
-@_named("log-normal-10d")
+@register("log-normal-10d")
 def _log_normal(name):
     """dx = e^-t x dt / 2 + e^(-t/2) x dW (Ito), log x ~ N(0, Gamma) at first.
 
@@ -297,7 +284,7 @@ def turning_noise(x, t, root):
     return sigma @ sigma.T / 2
 
 
-@_named("turning-diffusion-50d", d=50)
+@register("turning-diffusion-50d", d=50)
 def _turning(name, d):
     """dX = (B + t I) dW with a fixed random B; exactly Gaussian."""
     root = np.random.RandomState(0).randn(d, d) / math.sqrt(d)

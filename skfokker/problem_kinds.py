@@ -36,6 +36,21 @@ def random_rotation(d: int, name: str) -> np.ndarray:
     return basis * np.sign(np.diag(triangle))
 
 
+#: Factories of problems by name; see :func:`skfokker.problems.load`.
+REGISTRY: dict[str, Callable[..., Problem]] = {}
+
+
+def register(*names: str, **fixed):
+    """Decorate a factory ``(name, **parameters)``: it makes the problems of these names."""
+
+    def add(factory):
+        for name in names:
+            REGISTRY[name] = lambda name=name, **given: factory(name, **{**fixed, **given})
+        return factory
+
+    return add
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A Fokker-Planck problem with a Gaussian start, and what is known of its solution.

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import difflib
 import zlib
-from collections.abc import Callable
 
 import numpy as np
 from sklearn.datasets import make_spd_matrix
 
-from .general_problems import GENERAL
+from . import general_problems  # noqa: F401  (its problems are registered at import)
 from .potentials import (
     CallablePotential,
     CoupledQuartic,
@@ -37,6 +36,7 @@ from .potentials import (
     Zero,
 )
 from .problem_kinds import (
+    REGISTRY,
     ExpectationProblem,
     GaussianProblem,
     LogNormalProblem,
@@ -47,6 +47,7 @@ from .problem_kinds import (
     SeparableProblem,
     SeparableTarget,
     random_rotation,
+    register,
 )
 
 __all__ = [
@@ -65,21 +66,9 @@ __all__ = [
 ]
 
 
-_REGISTRY: dict[str, Callable[..., Problem]] = {}
-
-
-def _register(*names: str, **fixed):
-    def add(factory):
-        for name in names:
-            _REGISTRY[name] = lambda name=name, **given: factory(name, **{**fixed, **given})
-        return factory
-
-    return add
-
-
 def names() -> list[str]:
     """Names that :func:`load` knows, sorted."""
-    return sorted(_REGISTRY)
+    return sorted(REGISTRY)
 
 
 def load(name: str, **parameters) -> Problem:
@@ -99,28 +88,28 @@ def load(name: str, **parameters) -> Problem:
     ValueError
         Where there is no such problem.
     """
-    if name not in _REGISTRY:
-        close = difflib.get_close_matches(str(name), _REGISTRY, n=1)
+    if name not in REGISTRY:
+        close = difflib.get_close_matches(str(name), REGISTRY, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "problems.names() lists them"
         raise ValueError(f"there is no problem named {name!r}; {hint}")
-    return _REGISTRY[name](**parameters)
+    return REGISTRY[name](**parameters)
 
 
-@_register("quadratic-2d-iso")
+@register("quadratic-2d-iso")
 def _quadratic_iso(name):
     """Section 6.1.1 of the paper."""
     times = (0.05, 0.1, 0.15, 0.2, 0.35, 0.7)
     return GaussianProblem(name, Quadratic([3.0, 3.0], 0.25), 1.0, 0.7, times)
 
 
-@_register("quadratic-2d-aniso")
+@register("quadratic-2d-aniso")
 def _quadratic_aniso(name):
     """Section 6.1.1 of the paper."""
     times = (0.1, 0.2, 0.4, 0.7, 1.4)
     return GaussianProblem(name, Quadratic([3.0, 3.0], [1.0, 0.25]), 1.0, 1.4, times)
 
 
-@_register("quadratic-10d")
+@register("quadratic-10d")
 def _quadratic_10d(name):
     """Section 6.1.2 of the paper.
 
@@ -155,15 +144,15 @@ def _styblinski_tang(name, d, beta=1.0):
 
 
 for _d in (1, 10, 30, 100):
-    _register(f"styblinski-tang-{_d}d", d=_d)(_styblinski_tang)
+    register(f"styblinski-tang-{_d}d", d=_d)(_styblinski_tang)
     for _beta in (0.1, 10):
-        _register(f"styblinski-tang-{_d}d-beta{_beta}", d=_d, beta=float(_beta))(_styblinski_tang)
+        register(f"styblinski-tang-{_d}d-beta{_beta}", d=_d, beta=float(_beta))(_styblinski_tang)
 
 
-@_register("rosenbrock-2d", d=2)
-@_register("rosenbrock-10d", d=10)
-@_register("rosenbrock-30d", d=30, weak_order=2)
-@_register("rosenbrock-100d", d=100, weak_order=2)
+@register("rosenbrock-2d", d=2)
+@register("rosenbrock-10d", d=10)
+@register("rosenbrock-30d", d=30, weak_order=2)
+@register("rosenbrock-100d", d=100, weak_order=2)
 def _rosenbrock(name, d, weak_order=1):
     """Section 6.2.2 of the paper (d = 10); coordinate k + 1 follows the square of coordinate k."""
     times, steps = (0.1, 0.5, 1.0), 2000 if weak_order == 1 else 1000
@@ -171,7 +160,7 @@ def _rosenbrock(name, d, weak_order=1):
     return Problem(name, potential, 1.0, 1.0, times, langevin_steps=steps, weak_order=weak_order)
 
 
-@_register("ou-benchmark")
+@register("ou-benchmark")
 def _ou_benchmark(name, d=2, k=0):
     """Mokrov et al., "Large-Scale Wasserstein Gradient Flows" (2021): target k of fifteen."""
     random = np.random.RandomState(zlib.crc32(f"abacaba@{d}@{k}numpy".encode()))
@@ -181,7 +170,7 @@ def _ou_benchmark(name, d=2, k=0):
     )
 
 
-@_register("ou-spectrum")
+@register("ou-spectrum")
 def _ou_spectrum(name, d=2, k=0):
     """Variational Wasserstein gradient flow: mean N(0, I), eigenvalues uniform in [0.5, 1]."""
     random = np.random.RandomState(zlib.crc32(f"ou-spectrum@{d}@{k}".encode()))
@@ -192,7 +181,7 @@ def _ou_spectrum(name, d=2, k=0):
     )
 
 
-@_register("nine-gaussians")
+@register("nine-gaussians")
 def _nine_gaussians(name, d=2, k=0):
     """Mokrov et al.: nine unit Gaussians, centres uniform in [-5, 5]^d, rho_0 = N(0, 16 I).
 
@@ -210,14 +199,14 @@ def _nine_gaussians(name, d=2, k=0):
     )
 
 
-@_register("heat-8d", d=8)
+@register("heat-8d", d=8)
 def _heat(name, d):
     """V = 0: exactly N(0, (1 + 2t) I)."""
     return GaussianProblem(name, Zero(d), 1.0, 5.0, (0.5, 1.0, 2.0, 5.0))
 
 
-@_register("double-well-1d", d=1)
-@_register("double-well-2d", d=2)
+@register("double-well-1d", d=1)
+@register("double-well-2d", d=2)
 def _double_well(name, d, beta=0.5):
     """Two wells at -1 and 1 behind a barrier of two beta."""
     parts = (DoubleWell(1), Quadratic([0.0]))[: min(d, 2)]
@@ -237,7 +226,7 @@ def _double_well(name, d, beta=0.5):
 _SQUARE = {"domain": [[-5.0, 5.0], [-5.0, 5.0]], "tol": 1e-2, "n_nodes": 32, "max_nodes": 256}
 
 
-@_register("quartic-2d")
+@register("quartic-2d")
 def _quartic(name):
     """x_1^4 + x_2^4 + x_1 x_2: the smallest potential whose coordinates interact.
 
@@ -250,8 +239,8 @@ def _quartic(name):
     return PlanarProblem(name, potential, 1.0, 0.2, times, langevin_steps=2000, grid=grid)
 
 
-@_register("ginzburg-landau-16d", d=16)
-@_register("ginzburg-landau-64d", d=64)
+@register("ginzburg-landau-16d", d=16)
+@register("ginzburg-landau-64d", d=64)
 def _ginzburg_landau(name, d):
     """An open chain of double wells, 1.5 (x_i^2 - 1)^2 and springs (x_i - x_{i+1})^2 / 2, beta 1.
 
@@ -267,8 +256,8 @@ def _ginzburg_landau(name, d):
     return Problem(name, potential, 1.0, 1.0, times, langevin_steps=1000, weak_order=2)
 
 
-@_register("rings-10d", d=10)
-@_register("rings-10d-rotated", d=10, rotated=True)
+@register("rings-10d", d=10)
+@register("rings-10d-rotated", d=10, rotated=True)
 def _rings(name, d, rotated=False):
     """Every pair of coordinates on its own ring (|pair|^2 - 1)^2, also behind a fixed rotation.
 
@@ -294,7 +283,7 @@ def _rings(name, d, rotated=False):
     )
 
 
-@_register("rotated-wells-9d")
+@register("rotated-wells-9d")
 def _rotated_wells(name):
     """Two double wells and seven springs of stiffness 0.2 to 8, behind a fixed rotation.
 
@@ -323,7 +312,7 @@ def _rotated_wells(name):
     )
 
 
-@_register("three-holes")
+@register("three-holes")
 def _three_holes(name):
     """Metzner, Schuette and Vanden-Eijnden (2006): two deep wells, a shallow one, a bent valley.
 
@@ -335,12 +324,12 @@ def _three_holes(name):
     )
 
 
-@_register("funnel-10")
+@register("funnel-10")
 def _funnel(name):
     return SamplingTarget(name, Funnel(10), 1.0, 5.0, (1.0, 5.0), langevin_steps=5000)
 
 
-@_register("gaussian-grid-25")
+@register("gaussian-grid-25")
 def _gaussian_grid(name):
     """Variance 0.3, centres {-10, -5, 0, 5, 10}^2; started from a Gaussian of equal spread."""
     side = np.arange(-10.0, 11.0, 5.0)
@@ -361,7 +350,7 @@ def _well(x):
     return (square - 6) * square - 0.5 * x[:, 0]
 
 
-@_register("many-well-32", d=32)
+@register("many-well-32", d=32)
 def _many_well(name, d):
     return SeparableTarget(
         name,
@@ -375,18 +364,14 @@ def _many_well(name, d):
     )
 
 
-@_register("mustache")
+@register("mustache")
 def _mustache(name):
     times = (1.0, 5.0)
     return SamplingTarget(name, Mustache(), 1.0, 5.0, times, langevin_steps=20_000, tamed=True)
 
 
-@_register("eight-modes", variance=0.01)
-@_register("eight-modes-peaky", variance=0.005)
+@register("eight-modes", variance=0.01)
+@register("eight-modes-peaky", variance=0.005)
 def _eight_modes(name, variance):
     """Circle of radius 1 about (-1, 0)."""
     return SamplingTarget(name, EightModes(variance), 1.0, 5.0, (1.0, 5.0), langevin_steps=20_000)
-
-
-for _name, _factory in GENERAL.items():
-    _register(_name)(_factory)

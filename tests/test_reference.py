@@ -30,7 +30,7 @@ from skfokker.reference import (
     linear_moments,
     ornstein_uhlenbeck,
 )
-from skfokker.reference.finite_volumes import ScharfetterGummel, bernoulli
+from skfokker.reference.finite_volumes import bernoulli, scharfetter_gummel
 from skfokker.reference.tr_bdf2 import adaptive, replay
 
 RANDOM = np.random.default_rng(0)
@@ -181,7 +181,7 @@ class TestScheme:
     def operator(n, beta=1.0):
         grid = np.linspace(-8, 8, n + 1)
         values = Quadratic([1.0], 0.5)(torch.from_numpy(grid)[:, None]).numpy()
-        operator = ScharfetterGummel(values, grid[1] - grid[0], beta)
+        operator = scharfetter_gummel(values, grid[1] - grid[0], beta)
         start = np.exp(gaussian_log_density(grid[:, None], [0.0], [[1.0]]))
         return grid, operator, start
 

@@ -88,17 +88,15 @@ class Tridiagonal:
         return math.sqrt(float((self.weights * error**2 / np.maximum(p, floor)).sum()))
 
 
-class ScharfetterGummel(Tridiagonal):
-    """The operator div(p grad V) + beta Laplacian p on equidistant nodes, no flux at the ends.
+def scharfetter_gummel(values: np.ndarray, h: float, beta: float) -> Tridiagonal:
+    """div(p grad V) + beta Laplacian p on equidistant nodes, from V there; no flux at the ends.
 
-    Flux from node i to i + 1: (beta / h) (B(u) p_i - B(-u) p_{i+1}), u = (V_{i+1} - V_i) / beta,
-    B the Bernoulli function. It has e^{-V / beta} as its exact equilibrium, off-diagonal entries
-    that are not negative, and an error that expands in even powers of h.
+    It has e^{-V / beta} as its exact equilibrium, no negative entry off the diagonal, and an error
+    that expands in even powers of h.
     """
-
-    def __init__(self, values: np.ndarray, h: float, beta: float):
-        jump = np.diff(values) / beta
-        super().__init__(beta / h * bernoulli(jump), beta / h * bernoulli(-jump), h)
+    slope = np.diff(values) / h
+    right, left = face_weights(-slope, np.full_like(slope, beta), h)
+    return Tridiagonal(right, left, h)
 
 
 def general_operator(fields: Fields, grid: np.ndarray, t: float) -> Tridiagonal:
@@ -296,7 +294,7 @@ def finite_volumes(
             operator = on_grid(given, lambda t: general_operator(given, grid, t))
         else:
             values = nodal_values(given, grid[:, None])
-            operator = ScharfetterGummel(values, grid[1] - grid[0], beta)
+            operator = scharfetter_gummel(values, grid[1] - grid[0], beta)
         return (grid,), operator, log_initial(grid[:, None])
 
     box = guess if domain is None else np.array(domain, dtype=float).reshape(1, 2)

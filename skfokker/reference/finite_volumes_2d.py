@@ -12,7 +12,7 @@ from scipy.interpolate import RectBivariateSpline
 from scipy.sparse.linalg import splu
 
 from .fields import Fields, read
-from .finite_volumes import bernoulli, face_weights
+from .finite_volumes import face_weights
 from .refinement import hermite, nodal_values, on_grid, refine, starting_law
 
 
@@ -106,14 +106,14 @@ class FluxOperator:
 def scharfetter_gummel(lattice: Lattice, values: np.ndarray, beta: float) -> FluxOperator:
     """div(p grad V) + beta Laplacian p, from V (n,) at the nodes.
 
-    The flux of :class:`~.finite_volumes.ScharfetterGummel` along either axis.
+    The flux of :func:`.finite_volumes.scharfetter_gummel` along either axis.
     """
     fluxes = []
     for axis, h in enumerate(lattice.spacing):
         before, behind, _ = lattice.faces(axis)
-        face, jump = np.arange(len(before)), (values[behind] - values[before]) / beta
-        fluxes.append((axis, face, before, beta / h * bernoulli(jump)))
-        fluxes.append((axis, face, behind, -beta / h * bernoulli(-jump)))
+        face, slope = np.arange(len(before)), (values[behind] - values[before]) / h
+        right, left = face_weights(-slope, np.full_like(slope, beta), h)
+        fluxes += [(axis, face, before, right), (axis, face, behind, -left)]
     return FluxOperator(lattice, fluxes)
 
 

@@ -127,11 +127,16 @@ class ScoreDualNested(Scheme):
             if error > 1:
                 if march.failure is not None:
                     raise march.failure
+                cause = (
+                    "the potential may be unbounded below"
+                    if equation.has_energy
+                    else "drift may compress the law into less than the functions resolve"
+                )
                 raise MarchError(
-                    f"the step size fell to {step:.1e} at t = {t:.6g}: the potential may be "
-                    "unbounded below, or the family of conditional densities too coarse for the "
-                    "law. Try flow=ConditionalFlow(capacity=2), or a larger damping or n_samples "
-                    "of the scheme."
+                    f"the step size fell to {step:.1e} at t = {t:.6g}: {cause}, or the family of "
+                    "conditional densities too coarse for the law. Try "
+                    "flow=ConditionalFlow(capacity=2), or a larger damping or n_samples of the "
+                    "scheme."
                 )
             t = t_end if step == remaining else t + step
             now = after
