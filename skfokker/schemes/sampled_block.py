@@ -18,6 +18,8 @@ from .score_blocks import Block, BlockState, Diverged
 _MOST_COLOURS = 24
 _FEWEST, _MOST = 2048, 16384  # points
 _FEWEST_OF_MANY = 4096  # to start with, however many parameters there are
+_RISE = 0.5  # of a free energy in a step, in units of beta, and
+_UPHILL = 0.5  # of its rate, in units of E|g|^2, that no sampling error explains
 
 
 class SampledBlock(Block):
@@ -66,6 +68,7 @@ class SampledBlock(Block):
         steady = equation.has_energy or not equation.regular
         pointwise = few and equation.diagonal and steady
         self.pointwise = form == "pointwise" or (form == "auto" and pointwise)
+        self.form, self._chosen = form, (damping, n_samples)
         if damping is None:
             self.damping = 1e-4 if self.pointwise else 1e-3
         unknowns = sum(factor.size for factor in self.factors)
@@ -84,6 +87,29 @@ class SampledBlock(Block):
             self.n //= 2
         x = sobol_normal(self.n, len(self.indices), draw_seed(generator)).to(self.centre)
         self.x = self.processes.share(x)
+
+    def runs_away(self, before: BlockState, after: BlockState) -> bool:
+        """Whether the free energy of a steady gradient flow does not fall, as it has to.
+
+        What the family cannot follow is noise to the regression of rho^-1 L* rho, and may feed on
+        itself; -E[grad phi . g] is minus the gradient of that energy.
+        """
+        if not (self.form == "auto" and self.equation.has_energy and self.equation.steady):
+            return False
+        pairs = zip(after.potential_scores, after.rate, strict=True)
+        rate = sum(float(u @ theta) for u, theta in pairs)
+        rise = after.free_energy - before.free_energy
+        return rise > _RISE * self.equation.beta or rate > _UPHILL * after.driving
+
+    def weaken(self) -> bool:
+        """Take the weak form from now on; False where it is taken, or not to be had."""
+        if not (self.pointwise and self.form == "auto" and self.equation.has_energy):
+            return False
+        damping, n_samples = self._chosen
+        self.pointwise = False
+        self.damping = 1e-3 if damping is None else damping
+        self.most = self.n if n_samples else _MOST
+        return True
 
     def push(self, thetas: list[Tensor]):
         """Points in the order of the flow (n, d), with the factors there; their latents differ

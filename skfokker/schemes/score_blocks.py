@@ -114,6 +114,14 @@ class Block:
         """Draw new points, if there are any, more of them where a step's sampling error, relative
         to the one allowed, is above one."""
 
+    def runs_away(self, before: BlockState, after: BlockState) -> bool:
+        """Whether a step shows that :meth:`weaken` is called for."""
+        return False
+
+    def weaken(self) -> bool:
+        """Take a form that is surer and less sharp; False where there is none."""
+        return False
+
     def damped(self, metric: Tensor) -> Tensor:
         """F with the damping on its diagonal."""
         out = metric.clone()

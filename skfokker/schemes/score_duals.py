@@ -116,14 +116,16 @@ class ScoreDualNested(Scheme):
             for attempt in range(60):
                 remaining = t_end - t
                 step = remaining if h > 0.999 * remaining else min(h, (remaining + h) / 2)
-                after, error = march.step(now, t, step)
+                now, error = march.step(now, t, step)
                 factor = 0.2 if not math.isfinite(error) else 0.85 / math.sqrt(max(error, 1e-8))
                 h = min(largest, step * min(3.0, max(0.2, factor)))
                 if error <= 1:
                     rejected = attempt
                     break
                 if step < 1e-12 * span:
-                    break
+                    if march.failure is not None or not march.weaken():
+                        break
+                    now, h = march.evaluate(now.theta, t), self.first_step * span
             if error > 1:
                 if march.failure is not None:
                     raise march.failure
@@ -139,7 +141,6 @@ class ScoreDualNested(Scheme):
                     "scheme."
                 )
             t = t_end if step == remaining else t + step
-            now = after
         raise MarchError(
             f"max_steps={self.max_steps} steps were made and t = {t:.6g} of {t_end:.6g} reached; "
             "try a larger max_steps or tolerance."
@@ -219,15 +220,31 @@ class _March:
             block.renew(self.generator, h * math.sqrt(max(state.noise, 0.0)) / self.tolerance)
 
     def step(self, now: _State, t: float, h: float) -> tuple[_State, float]:
-        """The state at t + h, and its error relative to the one allowed."""
+        """The state at t + h, and its error relative to the one allowed; or the present one.
+
+        Where a block runs away, the present one on other points, in the weak form of that block.
+        """
         self.failure = None
         try:
-            return self._step(now, t, h)
+            after, error = self._step(now, t, h)
+            if error <= 1:
+                states = zip(self.blocks, now.blocks, after.blocks, strict=True)
+                lost = [block for block, *pair in states if block.runs_away(*pair)]
+                for block in lost:
+                    block.weaken()
+                    block.renew(self.generator, math.inf)
+                if lost:
+                    return self.evaluate(now.theta, t), math.inf
+            return after, error
         except PotentialError as failure:
             self.failure = failure
         except (Diverged, torch.linalg.LinAlgError):
             pass
         return now, math.inf
+
+    def weaken(self) -> bool:
+        """Take the weak form of all blocks; whether there was one to take."""
+        return any([block.weaken() for block in self.blocks])
 
     def _step(self, now: _State, t: float, h: float) -> tuple[_State, float]:
         first, factors = [], []
