@@ -129,7 +129,8 @@ def choose_conditional(
             features[i] = ("splines", knots)
             groups[i] = [_everything(features, order, near, i)]
         else:
-            rich = _Richness.of(*sizes[coordinate].tolist(), capacity)
+            size, neighbours = sizes[coordinate].tolist()
+            rich = _Richness.of(size, neighbours, capacity)
             own[i] = ("polynomials", lower, upper, rich.own, _SATURATION)
             points = seen[:, :, coordinate]
             ends = float(points.min()), float(points.max())
