@@ -92,6 +92,13 @@ class GeneralFokkerPlanck:
         return drift.steady and diffusion.steady and not self.mean_field
 
     @property
+    def autonomous(self) -> bool:
+        """Whether none of its functions is one of time."""
+        drift, diffusion, interaction = self.terms
+        pairs = interaction is None or interaction.steady
+        return drift.steady and diffusion.steady and pairs
+
+    @property
     def mean_field(self) -> bool:
         """Whether the drift depends on the law."""
         return self.terms[2] is not None
