@@ -42,6 +42,12 @@ class Equation(CloneMixin, BaseEstimator):
     interaction : callable, optional
         Pair potential W(r) or W(r, t) of differences r = x - x' (n, d), even, shape (n,): the drift
         gains -E[grad W(x - X')] over X' of the law itself (McKean-Vlasov).
+    lipschitz : float or (float, float), optional
+        L with :math:`|\nabla W(r) - \nabla W(r')| \le L |r - r'|` at all times; with it the
+        certificate is a bound (:mod:`skfokker.mean_field`), and none without. The bound needs a
+        one-sided constant of the drift as well, l with
+        :math:`(x - y) \cdot (b(x) - b(y)) \le l |x - y|^2`: the second number, or that of a linear
+        drift, or minus the attribute ``convexity`` of a potential alone.
     n_features : int, optional
         Dimension d, where nothing else says it.
 
@@ -68,6 +74,7 @@ class Equation(CloneMixin, BaseEstimator):
         force: Any = None,
         diffusion: Any = None,
         interaction: Any = None,
+        lipschitz: Any = None,
         n_features: int | None = None,
     ):
         self.potential = potential
@@ -75,6 +82,7 @@ class Equation(CloneMixin, BaseEstimator):
         self.force = force
         self.diffusion = diffusion
         self.interaction = interaction
+        self.lipschitz = lipschitz
         self.n_features = n_features
 
     @classmethod
@@ -151,6 +159,11 @@ class Equation(CloneMixin, BaseEstimator):
             raise ValueError(
                 "drift is all of the drift: give either drift, or potential and force (whose sum "
                 "is -grad V + force)."
+            )
+        if self.lipschitz is not None and self.interaction is None:
+            raise ValueError(
+                f"lipschitz={self.lipschitz!r} is a constant of the interaction, but there is "
+                "none: leave it out."
             )
         if all(
             part is None

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..divergence import divergence
 from .diffusion import Diffusion
 from .drift import Drift, Interaction
+from .lipschitz import Lipschitz
 from .terms import not_finite
 
 _CROWD = 1024  # points that stand for the law in an interaction
@@ -58,18 +59,21 @@ class GeneralFokkerPlanck:
         self.terms = drift, diffusion, interaction
         self.d, self.separable, self.interacts = drift.d, separable, interacts
         self.regular, self.linear = regular, linear
+        self.lipschitz: Lipschitz | None = None
         self.time = 0.0
         self._crowd: Tensor | None = None
 
     def seen(self, structure: Any) -> GeneralFokkerPlanck:
         """The same with what was seen of its structure."""
-        return GeneralFokkerPlanck(
+        out = GeneralFokkerPlanck(
             *self.terms,
             separable=structure.separable,
             interacts=structure.interacts,
             regular=self.regular,
             linear=structure.quadratic,
         )
+        out.lipschitz = self.lipschitz
+        return out
 
     # ------------------------------------------------------------ what it is
 
@@ -189,6 +193,27 @@ class GeneralFokkerPlanck:
         along = pull + self.terms[1].divergence(y, self.time)
         second = (self.spread_along(y) * (curvature + score.square())).sum(1)
         return bend + (along * score).sum(1) + second
+
+    # ------------------------------------------------------------ how errors grow
+
+    def growth_rate(self, t: float) -> float | None:
+        """l + L of :mod:`skfokker.mean_field`; None where nothing says it, or D depends on x."""
+        if self.lipschitz is None or not self.terms[1].constant:
+            return None
+        slope = self.lipschitz.of_drift
+        if slope is None:
+            if not self.linear:
+                return None
+            zero = torch.zeros(self.d, dtype=torch.float64)
+            A = self.linear_terms(t, zero, torch.ones_like(zero))[0]
+            slope = float(torch.linalg.eigvalsh((A + A.T) / 2)[-1])
+        return slope + self.lipschitz.of_interaction
+
+    def least_noise(self, t: float) -> float:
+        """The smallest eigenvalue of a D that is the same everywhere."""
+        zero = torch.zeros(1, self.d, dtype=torch.float64)
+        values = torch.linalg.eigvalsh(self.terms[1].matrix(zero, t)[0])
+        return max(float(values[0]), 0.0) if self.regular else 0.0
 
     # ------------------------------------------------------------ linear equations
 

@@ -14,6 +14,7 @@ from .diffusion import Diffusion
 from .drift import Drift, Interaction
 from .equation import Equation
 from .general import GeneralFokkerPlanck
+from .lipschitz import Lipschitz
 from .terms import Term, not_finite, same_rows, takes_time
 from .timed import GradientDrift, TimedPotential
 
@@ -92,6 +93,9 @@ def read_equation(
         least = min(least, diffusion.check(x, t))
     regular = Diffusion.is_definite(least)
     general = GeneralFokkerPlanck(drift, diffusion, interaction, regular=regular)
+    if interaction is not None and equation.lipschitz is not None:
+        general.lipschitz = Lipschitz.of(equation.lipschitz, equation.potential, not fields)
+        general.lipschitz.check(drift, interaction, x, times)
     return general, float("nan")
 
 
