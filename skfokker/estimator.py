@@ -478,7 +478,8 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         theta = torch.as_tensor(march.at(t)[0], device=march.device)
         equation.move_to(t, lambda n: crowd(march.flow, theta, march.d, n))
         density = march.log_density(points, t).exp()
-        return restore(-density[:, None] * equation.driving_force(points, march.score(points, t)))
+        force = equation.driving_force(points, march.score(points, t), density.log())
+        return restore(-density[:, None] * force)
 
     # ------------------------------------------------------------------ inside
 

@@ -144,7 +144,11 @@ class Start:
         times = [0.0, 0.21 * horizon, 0.63 * horizon, horizon]
         structure = probe_equation(equation, mean, scale, times, ends)
         equation.move_to(0.0)
-        return cls(equation.seen(structure), initial, scale, structure)
+        seen = equation.seen(structure)
+        if equation.porous is not None:  # coordinates share the density that all of them feel
+            structure = Structure(False, np.ones((d, d), dtype=bool))
+            seen.interacts, seen.separable = structure.interacts, d == 1
+        return cls(seen, initial, scale, structure)
 
     @classmethod
     def _behind(cls, frame: Frame, potential: Potential, initial: Any, device) -> Start:
