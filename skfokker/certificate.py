@@ -27,7 +27,8 @@ The equation contracts L1, whatever V. With eps = d/dt log rho_theta - rho_theta
     TV(rho_theta(t), rho(t)) <= TV(rho_theta(0), rho(0)) + 1/2 int_0^t E|eps(s)| ds ,
 
 and both bounds go together by Pinsker's inequality, at any time on the way. Time discretisation and
-interpolation are in v and eps, hence in the bounds.
+interpolation are in v and eps, hence in the bounds. Where the drift depends on the law all this is
+said of the equation in the field of the fit; :mod:`skfokker.mean_field` adds what that leaves out.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ import torch
 from scipy import stats
 
 from .equation import FokkerPlanck
+from .mean_field import MeanFieldGrowth
 from .planar_look import PlanarLook, planar_look
 from .point_look import PointLook, mean_residual
 from .trajectory import Trajectory
@@ -87,6 +89,8 @@ class Certificate:
     is_bound : bool
         False where the drift depends on the law and nothing says how much: what is computed is
         then the residual against the mean field of the fit, and no bound.
+    growth : MeanFieldGrowth or None
+        How errors grow through the field that they move, where a Lipschitz constant says so.
     """
 
     times: np.ndarray
@@ -104,6 +108,7 @@ class Certificate:
     main: Certificate | None = None
     left_out: np.ndarray | None = None
     is_bound: bool = True
+    growth: MeanFieldGrowth | None = None
 
     def kl(self, t=None, *, confidence: float | None = None):
         """Bound on KL(rho_theta(t) | rho(t)) in nats, at the given confidence.
@@ -119,6 +124,14 @@ class Certificate:
 
     def _kl(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Bounds at ``times``, and on every interval: between its ends."""
+        if self.growth is None:
+            return self._kl_in_own_field(level)
+        level = (1 + level) / 2 if level > 0.5 else level
+        pairs = zip(self._kl_in_own_field(level), self.growth.exchanged(level), strict=True)
+        ends, inside = ((np.sqrt(kl) + np.sqrt(moved)) ** 2 for kl, moved in pairs)
+        return ends, inside
+
+    def _kl_in_own_field(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         if self.charged is None or self.charged_variance is None:
             return self._integrated(self.residual, self.variance, level)
         level = (1 + level) / 2 if level > 0.5 else level  # each of two at half of the error
@@ -175,6 +188,11 @@ class Certificate:
 
     def _total_variation(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`_kl`."""
+        if self.growth is not None:
+            level = (1 + level) / 2 if level > 0.5 else level
+            pairs = zip(self._contracted(level), self.growth.exchanged(level), strict=True)
+            ends, inside = (np.minimum(1.0, tv + np.sqrt(moved / 2)) for tv, moved in pairs)
+            return ends, inside
         if self.main is None or self.left_out is None:
             return self._contracted(level)
         level = (1 + level) / 2 if level > 0.5 else level
@@ -188,11 +206,11 @@ class Certificate:
     def _contracted(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of the total variation by L1 contraction and Pinsker, as those of :meth:`_kl`."""
         if self.imbalance is None or self.imbalance_variance is None:
-            kl, kl_between = self._kl(level)
+            kl, kl_between = self._kl_in_own_field(level)
             return np.minimum(1.0, np.sqrt(kl / 2)), np.minimum(1.0, np.sqrt(kl_between / 2))
         level = (1 + level) / 2 if level > 0.5 else level
         quantile = self._quantile(level)
-        pinsker, between = (np.sqrt(a / 2) for a in self._kl(level))
+        pinsker, between = (np.sqrt(a / 2) for a in self._kl_in_own_field(level))
         start, grown, variance = pinsker[0], 0.0, 0.0
         ends, inside = [min(1.0, start)], []
         for k, h in enumerate(np.diff(self.times)):
@@ -207,7 +225,7 @@ class Certificate:
         return np.array(ends), np.array(inside)
 
     def w2(self, t=None, *, initial: float = 0.0):
-        """Bound on the 2-Wasserstein distance; needs a convexity constant.
+        """Bound on the 2-Wasserstein distance; needs a constant of convexity, or of Lipschitz.
 
         Parameters
         ----------
@@ -219,8 +237,12 @@ class Certificate:
         Raises
         ------
         ValueError
-            If no lambda with Hess V >= lambda is known.
+            If no lambda with Hess V >= lambda is known, nor, of an equation with an interaction,
+            a Lipschitz constant.
         """
+        if self.growth is not None:
+            start = max(initial, self.growth.start)
+            return self._at(t, *replace(self.growth, start=start).w2(self.confidence))
         if self.convexity is None:
             raise ValueError(
                 "The W2 bound needs a constant lambda with Hess V >= lambda, and none is known "
@@ -337,7 +359,7 @@ def certify(
             u = torch.rand(strata, dtype=torch.float64, generator=generator).numpy()
             at = start + (end - start) * (np.arange(strata) + u) / strata
             rows.append([look.at(t, turning) for t in at])
-    values = np.array(rows)  # (intervals, strata, 5)
+    values = np.array(rows)  # (intervals, strata, 6)
     means, variances = values.mean(1).T, _variances(values).T
     charged = charged_variance = imbalance = imbalance_variance = None
     h = np.diff(times)
@@ -361,6 +383,9 @@ def certify(
         log_sobolev=log_sobolev,
         is_bound=not equation.mean_field,
     )
+    if equation.mean_field:
+        growth = _growth(equation, times, means[5], variances[5], initial_error, log_sobolev)
+        return replace(certificate, is_bound=growth is not None, growth=growth)
     if look.tail is not None:
         error = _initial_error_of_most(initial_error, look.tail.mass)
         most = replace(
@@ -407,6 +432,27 @@ def _variances(values: np.ndarray) -> np.ndarray:
     middle = np.arange(n).clip(1, n - 2)
     before, here, after = (values[middle + k, 0] for k in (-1, 0, 1))
     return (before - 2 * here + after) ** 2 / 6
+
+
+def _growth(equation, times, residual, variance, initial_error, log_sobolev):
+    """How errors grow through the mean field; None where no constants say so."""
+    fine = np.linspace(times[:-1], times[1:], 5, axis=1)
+    rates = [[equation.growth_rate(t) for t in row] for row in fine]
+    if rates[0][0] is None:
+        return None
+    noise = [[equation.least_noise(t) for t in row] for row in fine]
+    start = 0.0
+    if initial_error > 0:  # by Talagrand's inequality
+        start = np.inf if log_sobolev is None else np.sqrt(2 * initial_error / log_sobolev)
+    return MeanFieldGrowth(
+        times,
+        residual,
+        variance,
+        np.max(rates, axis=1),
+        equation.lipschitz.of_interaction,
+        np.min(noise, axis=1),
+        float(start),
+    )
 
 
 def _main_part(trajectory: Trajectory, initial_error: float):

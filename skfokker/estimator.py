@@ -35,13 +35,17 @@ from .persistence import PersistentMixin
 from .potential_input import read_potential
 from .potentials import CheckedPotential
 from .potentials.boundaries import refuse_boundaries
-from .rest import EQUILIBRIUM, relaxation_time, solve_to_rest
+from .rest import EQUILIBRIUM, Equilibrium, Rest, relaxation_time, solve_to_rest
 from .schemes.base import Scheme
 from .schemes.points import crowd
 from .solver import Solver
 from .start import LAPLACE, Start
+from .stationary import STATIONARY, Stationary
 from .trajectory import Trajectory
 from .validation import SuggestingMixin, as_horizon, as_points, as_times, resolve_device
+
+#: What a march without a horizon may wait for.
+_RESTS: dict[str, Rest] = {EQUILIBRIUM: Equilibrium(), STATIONARY: Stationary()}
 
 
 class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMixin, BaseEstimator):
@@ -68,7 +72,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         any other distribution, or draws from one, is fitted by maximum likelihood. "laplace" is
         a Gaussian over the modes of :math:`e^{-V / \beta}`, wherever they are and however wide
         (:func:`skfokker.bayes.laplace`): the start for a march whose end alone matters.
-    t_final : float or "equilibrium", default=1.0
+    t_final : float, "equilibrium" or "stationary", default=1.0
         Horizon, unless ``fit`` is told another one. "equilibrium" marches until the free energy
         has stopped falling: first to the relaxation time of the start (its largest variance over
         beta), then on to twice the time reached, until over the last half of the march the free
@@ -79,6 +83,14 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         covariance C of the start, :math:`\partial_t \rho = \nabla \cdot (\rho C \nabla V) +
         \beta \nabla \cdot (C \nabla \rho)`, with the same equilibrium. Only its end is that of
         the equation above, and a relaxation takes times of order 1.
+
+        "stationary" marches until the law itself rests, of any equation that does not depend on
+        time: to where particles sent ahead have come to rest (or the slowest eigenvalue of a
+        linear equation says so), then on to twice the time reached, until what is left to go is
+        by extrapolation less than ``tol / 100`` nats. Where there is no stationary law a sentence
+        says so: a ``ValueError`` of a linear equation, a ``MarchError`` where particles do not
+        come to rest, a ``ConvergenceWarning`` after six doublings. A law that waits at a barrier
+        counts as at rest here, too.
     n_features : int, optional
         Dimension d, for potentials that do not say it in an attribute ``n_features_in_``.
     from_samples : estimator, optional
@@ -183,7 +195,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             Tensor,
             "array-like",
         ],
-        "t_final": [Interval(Real, 0, None, closed="neither"), StrOptions({EQUILIBRIUM})],
+        "t_final": [Interval(Real, 0, None, closed="neither"), StrOptions(set(_RESTS))],
         "n_features": [Interval(Integral, 1, None, closed="left"), None],
         "from_samples": [HasMethods(["fit"]), None],
         "tol": [Interval(Real, 0, None, closed="neither")],
@@ -246,7 +258,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             V = -beta log of the density that ``from_samples`` fits to them.
         y : float or ignored
             A real number is the horizon, as ``t_final``. Anything else is ignored.
-        t_final : float or "equilibrium", optional
+        t_final : float, "equilibrium" or "stationary", optional
             Horizon, the parameter ``t_final`` where not given.
         sample_weight : array-like (n,), optional
             Weights of draws, for ``from_samples``.
@@ -279,7 +291,8 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         """
         self._validate_params()
         horizon = as_horizon(y, t_final, self.t_final)
-        to_rest = horizon == EQUILIBRIUM
+        rest = _RESTS[horizon] if isinstance(horizon, str) else None
+        to_rest = rest is not None
         device = resolve_device(self.device)
         continued = self._last_fit() if self.warm_start and self._is_fitted() else None
         resumed = find_checkpoint(type(self), resume, checkpoint)
@@ -309,7 +322,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         # a family of the user's with all its functions is taken as it is, in the user's coordinates
         free = before is None and (self.flow is None or not self.flow.chosen)
         if general:
-            start = Start.general(self.initial, potential, device, span)
+            start = Start.general(self.initial, potential, device, None if to_rest else span)
         else:
             start = Start.of(
                 self.initial,
@@ -317,7 +330,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
                 beta,
                 self.random_state,
                 device,
-                precondition=to_rest and before is None,
+                precondition=rest is _RESTS[EQUILIBRIUM] and before is None,
                 frame=None if before is None else split_frame(getattr(before, "flow_", None))[1],
                 rotate=free,
                 horizon=None if to_rest else span,
@@ -356,10 +369,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             checkpoints=checkpoints,
             resumed=resumed,
         )
-        if to_rest:
-            fit = solve_to_rest(solver, relaxation_time(start.scale, beta))
-        else:
-            fit = solver.solve()
+        fit = solver.solve() if rest is None else solve_to_rest(solver, rest)
         if start.reason is not None and fit.plan is not None:
             fit.plan = fit.plan.because(start.reason)
         self._store(fit, start.frame)
@@ -468,13 +478,14 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         theta = torch.as_tensor(march.at(t)[0], device=march.device)
         equation.move_to(t, lambda n: crowd(march.flow, theta, march.d, n))
         density = march.log_density(points, t).exp()
-        return restore(-density[:, None] * equation.driving_force(points, march.score(points, t)))
+        force = equation.driving_force(points, march.score(points, t), density.log())
+        return restore(-density[:, None] * force)
 
     # ------------------------------------------------------------------ inside
 
     def _read_equation(self, given, horizon, before_d, device):
         """The equation in use, or its potential, and beta; sets ``n_features_in_``."""
-        to_rest = horizon == EQUILIBRIUM
+        to_rest = isinstance(horizon, str)
         mean = None
         if isinstance(self.initial, tuple | Gaussian):
             pair = self.initial if isinstance(self.initial, tuple) else (self.initial.mean,)
@@ -493,16 +504,17 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
                 f"warm_start=True continues a march in dimension {before_d}, but the equation has "
                 f"dimension {equation.n_features_in_}; use warm_start=False to start anew."
             )
-        if to_rest and not getattr(equation, "steady", True):
+        general = isinstance(equation, GeneralFokkerPlanck)
+        if to_rest and not (equation.autonomous if general else getattr(equation, "steady", True)):
             raise ValueError(
-                "t_final='equilibrium' waits for the free energy to rest, but the equation depends "
-                "on time: give a number."
+                f"t_final={horizon!r} waits for the law to rest, but the equation depends on time: "
+                "give a number."
             )
-        if to_rest and isinstance(equation, GeneralFokkerPlanck):
+        if horizon == EQUILIBRIUM and general:
             raise ValueError(
                 "t_final='equilibrium' is where the free energy rests, but the drift of this "
                 "equation is no gradient, or its diffusion no number: there is no free energy. "
-                "Give t_final as a number."
+                "Take t_final='stationary', or a number."
             )
         self.n_features_in_ = equation.n_features_in_
         self.__dict__.pop("feature_names_in_", None)

@@ -134,10 +134,10 @@ def send(
     else: no error of theirs reaches the law.
     """
     times = np.linspace(0, horizon, n_steps + 1)
-    return Scouts(starts, _follow(equation, starts, times, generator)[0])
+    return Scouts(starts, follow(equation, starts, times, generator)[0])
 
 
-def _follow(equation, starts: Tensor, times, generator, looks=()) -> tuple[Tensor, list]:
+def follow(equation, starts: Tensor, times, generator, looks=()) -> tuple[Tensor, list]:
     """Tamed Euler steps between ``times``; the end, and arrays after those steps of ``looks``."""
     x, seen = starts, []
     for k, h in enumerate(np.diff(times), start=1):
@@ -166,7 +166,7 @@ def explore(
     """
     times = horizon * np.linspace(0, 1, n_steps + 1) ** 2
     looks = set(np.linspace(0, n_steps, n_looks).astype(int)[1:])
-    seen = _follow(equation, starts, times, generator, looks)[1]
+    seen = follow(equation, starts, times, generator, looks)[1]
     return np.stack([starts.cpu().numpy(), *seen])
 
 

@@ -17,6 +17,7 @@ from .potentials.jumps import refuse_jumps, refuse_wrong_gradients
 from .rest import relaxation_time
 from .rotation import NOISE, find_rotation
 from .scout import send
+from .stationary import settling_time
 from .structure import Structure, components, probe, probe_in_time
 
 LAPLACE = "laplace"  # what `initial` may be in the place of a law
@@ -118,8 +119,13 @@ class Start:
         return start._turned(potential, beta, horizon) if rotate else start
 
     @classmethod
-    def general(cls, initial: Any, equation: Any, device: torch.device, horizon: float) -> Start:
-        """Look at an equation that is no gradient flow; ``potential`` is then that equation."""
+    def general(
+        cls, initial: Any, equation: Any, device: torch.device, horizon: float | None
+    ) -> Start:
+        """Look at an equation that is no gradient flow; ``potential`` is then that equation.
+
+        ``horizon`` is None where the march is to go on until the law rests.
+        """
         from .dynamics.structure import probe as probe_equation
 
         d = equation.d
@@ -129,6 +135,8 @@ class Start:
                 "which this equation does not have: give a Gaussian, a distribution or draws."
             )
         mean, scale = initial_moments(initial, d, device)
+        if horizon is None:
+            horizon = settling_time(equation, mean, scale)
         generator = torch.Generator().manual_seed(8)
         starts = torch.randn(_N_AHEAD, d, dtype=torch.float64, generator=generator).to(mean)
         ends = send(equation, mean + starts @ scale.T, horizon, generator, _STEPS_AHEAD).ends
@@ -136,7 +144,11 @@ class Start:
         times = [0.0, 0.21 * horizon, 0.63 * horizon, horizon]
         structure = probe_equation(equation, mean, scale, times, ends)
         equation.move_to(0.0)
-        return cls(equation.seen(structure), initial, scale, structure)
+        seen = equation.seen(structure)
+        if equation.porous is not None:  # coordinates share the density that all of them feel
+            structure = Structure(False, np.ones((d, d), dtype=bool))
+            seen.interacts, seen.separable = structure.interacts, d == 1
+        return cls(seen, initial, scale, structure)
 
     @classmethod
     def _behind(cls, frame: Frame, potential: Potential, initial: Any, device) -> Start:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,17 @@ class Equation(CloneMixin, BaseEstimator):
     interaction : callable, optional
         Pair potential W(r) or W(r, t) of differences r = x - x' (n, d), even, shape (n,): the drift
         gains -E[grad W(x - X')] over X' of the law itself (McKean-Vlasov).
+    lipschitz : float or (float, float), optional
+        L with :math:`|\nabla W(r) - \nabla W(r')| \le L |r - r'|` at all times; with it the
+        certificate is a bound (:mod:`skfokker.mean_field`), and none without. The bound needs a
+        one-sided constant of the drift as well, l with
+        :math:`(x - y) \cdot (b(x) - b(y)) \le l |x - y|^2`: the second number, or that of a linear
+        drift, or minus the attribute ``convexity`` of a potential alone.
+    porous : float, optional
+        m > 1: the diffusion is that of :math:`\rho^m`, :math:`\sum_{ij} D_{ij} \partial_i
+        \partial_j \rho^m` with D the same everywhere (the porous medium equation; with a potential
+        the gradient flow of :math:`E[V] + \beta \int \rho^m / (m - 1)`). Its laws may have compact
+        support, of which a fit has a smooth image with next to no mass outside.
     n_features : int, optional
         Dimension d, where nothing else says it.
 
@@ -68,6 +81,8 @@ class Equation(CloneMixin, BaseEstimator):
         force: Any = None,
         diffusion: Any = None,
         interaction: Any = None,
+        lipschitz: Any = None,
+        porous: float | None = None,
         n_features: int | None = None,
     ):
         self.potential = potential
@@ -75,6 +90,8 @@ class Equation(CloneMixin, BaseEstimator):
         self.force = force
         self.diffusion = diffusion
         self.interaction = interaction
+        self.lipschitz = lipschitz
+        self.porous = porous
         self.n_features = n_features
 
     @classmethod
@@ -152,9 +169,35 @@ class Equation(CloneMixin, BaseEstimator):
                 "drift is all of the drift: give either drift, or potential and force (whose sum "
                 "is -grad V + force)."
             )
+        if self.lipschitz is not None and self.interaction is None:
+            raise ValueError(
+                f"lipschitz={self.lipschitz!r} is a constant of the interaction, but there is "
+                "none: leave it out."
+            )
+        if self.porous is not None:
+            if not isinstance(self.porous, Real) or isinstance(self.porous, bool):
+                raise TypeError(f"porous must be a number m > 1, got {self.porous!r}.")
+            if not 1 < self.porous < math.inf:
+                raise ValueError(
+                    f"porous must be a number m > 1, got {self.porous!r}: m = 1 is the diffusion "
+                    "of rho itself (leave porous out), and m < 1 is fast diffusion, which is not "
+                    "solved."
+                )
+            if callable(self.diffusion):
+                raise ValueError(
+                    "porous is for a diffusion that is the same everywhere at all times, but "
+                    "diffusion is a function: give a number, the diagonal or a matrix."
+                )
         if all(
             part is None
-            for part in (self.potential, self.drift, self.force, self.interaction, self.diffusion)
+            for part in (
+                self.potential,
+                self.drift,
+                self.force,
+                self.interaction,
+                self.diffusion,
+                self.porous,
+            )
         ):
             raise ValueError(
                 "the equation is empty: give it a potential or a drift, or a diffusion alone."

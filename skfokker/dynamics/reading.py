@@ -14,6 +14,7 @@ from .diffusion import Diffusion
 from .drift import Drift, Interaction
 from .equation import Equation
 from .general import GeneralFokkerPlanck
+from .lipschitz import Lipschitz
 from .terms import Term, not_finite, same_rows, takes_time
 from .timed import GradientDrift, TimedPotential
 
@@ -71,7 +72,7 @@ def read_equation(
     number = 0.0
     if diffusion.kind == "scalar" and diffusion.fixed is not None:
         number = float(diffusion.fixed)
-    if number > 0 and interaction is None:
+    if number > 0 and interaction is None and equation.porous is None:
         potential = _as_potential(equation, fields, d, device, times)
         if potential is not None:
             return potential, number
@@ -91,7 +92,12 @@ def read_equation(
             same_rows(diffusion.term, x, t)
         least = min(least, diffusion.check(x, t))
     regular = Diffusion.is_definite(least)
-    general = GeneralFokkerPlanck(drift, diffusion, interaction, regular=regular)
+    general = GeneralFokkerPlanck(
+        drift, diffusion, interaction, regular=regular, porous=equation.porous
+    )
+    if interaction is not None and equation.lipschitz is not None:
+        general.lipschitz = Lipschitz.of(equation.lipschitz, equation.potential, not fields)
+        general.lipschitz.check(drift, interaction, x, times)
     return general, float("nan")
 
 

@@ -10,6 +10,7 @@ from .frame import Frame
 from .inverse import Inverse
 from .mixture import MixtureFlow
 from .planar import PlanarFlow
+from .radial import RadialFlow
 from .scale import ScaleFlow
 from .triangular import TriangularFlow
 from .zuko import ZukoFlow
@@ -26,6 +27,7 @@ __all__ = [
     "Linearization",
     "MixtureFlow",
     "PlanarFlow",
+    "RadialFlow",
     "ScaleFlow",
     "TriangularFlow",
     "ZukoFlow",

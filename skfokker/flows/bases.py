@@ -57,6 +57,12 @@ class CubicSplines(Basis):
     width : float, optional
         Length of the cells that integrals of the functions are taken over, at most; None takes
         1/36 of the whole.
+
+    Attributes
+    ----------
+    pieces : Tensor (k - 1, 4, 4)
+        On every interval the coefficients of the four functions that are not zero there, numbers
+        i to i + 3 on interval i, the highest power first.
     """
 
     def __init__(self, knots, width=None):
@@ -67,10 +73,8 @@ class CubicSplines(Basis):
         self.size = n + 3
         full = np.concatenate([[self.lower] * 3, self.knots, [self.upper] * 3])
         functions = [PPoly.from_spline((full, row, 3)).c for row in np.eye(self.size)]
-        pieces = np.stack(functions)[:, :, 3 : 3 + n]  # (K, 4, n), highest power first
-        # only functions k to k + 3 are not zero on interval k
-        local = np.stack([pieces[k : k + 4, :, k] for k in range(n)])
-        self._coefficients = torch.from_numpy(local)  # (n, 4, 4)
+        powers = np.stack(functions)[:, :, 3 : 3 + n]  # (K, 4, n)
+        self.pieces = torch.from_numpy(np.stack([powers[k : k + 4, :, k] for k in range(n)]))
         self._edges = torch.from_numpy(self.knots)
 
     def _local(self, y: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
@@ -79,7 +83,7 @@ class CubicSplines(Basis):
         inside = y.clamp(self.lower, self.upper)
         k = torch.searchsorted(edges, inside.detach().contiguous(), right=True) - 1
         k = k.clamp(0, len(edges) - 2)
-        return k, (inside - edges[k])[..., None], self._coefficients.to(y)[k].unbind(-1)
+        return k, (inside - edges[k])[..., None], self.pieces.to(y)[k].unbind(-1)
 
     def combine(self, coefficients, y):
         k, s, (a, b, c, e) = self._local(y)

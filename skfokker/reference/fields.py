@@ -95,6 +95,12 @@ def read(
     equation, number = read_equation(
         given, n_features=d, beta=beta, mean=None, horizon=horizon, device=torch.device("cpu")
     )
+    if getattr(equation, "porous", None) is not None:
+        raise ValueError(
+            "the grids and particles of skfokker.reference are for diffusion of rho itself, not of "
+            f"a power (porous={equation.porous:g}); Barenblatt is the exact solution of the porous "
+            "medium equation without a drift."
+        )
     if isinstance(equation, TimedPotential):
         drift = Drift(equation.n_features_in_, equation.function)
         return Fields(drift, Diffusion(number, drift.d)), number

@@ -155,13 +155,15 @@ class SampledBlock(Block):
             score, curvature = self.curvatures(states, z)
         else:
             score = self.scores(states, z)
+        log_density = sum(at.log_density[:, 0] for at in states)
         with self.processes.together():
-            driving = pull + equation.spread(y, self._in_x(score))
-            along = torch.as_tensor(equation.spread_along(y)).to(y).expand_as(y)[:, self.order]
+            driving = pull + equation.spread(y, self._in_x(score), log_density)
+            along = torch.as_tensor(equation.spread_along(y, log_density)).to(y)
+            along = along.expand_as(y)[:, self.order]
         driving = driving[:, self.order]
         energy = value
         if equation.has_energy:
-            energy = value + equation.beta * sum(at.log_density[:, 0] for at in states)
+            energy = value + equation.beta * log_density
         here = driving[:, self.indices]
         sums = [here.square().sum()[None], energy.sum()[None]]
         scores = [at.local.factor.expand(at.local.products.values, at.phi[:, 0]) for at in states]
@@ -184,7 +186,8 @@ class SampledBlock(Block):
             if full:
                 out.stiffness.append(next(total))
         if self.pointwise:
-            right = self._right(y, pull, self._in_x(score), self._in_x(curvature))
+            parts = self._in_x(score), self._in_x(curvature)
+            right = self._right(y, pull, *parts, log_density)
             self._regress(out, scores, right)
         else:
             out.rate = self.solved(out)
@@ -228,12 +231,12 @@ class SampledBlock(Block):
             at.add_curvature(score, curvature)
         return score, curvature
 
-    def _right(self, y: Tensor, pull: Tensor, score: Tensor, curvature: Tensor) -> Tensor:
+    def _right(self, y: Tensor, pull: Tensor, score, curvature, log_density) -> Tensor:
         """rho^-1 L* rho of the block's coordinates at the points (n,)."""
         generator = torch.Generator().manual_seed(0)
         with self.processes.together():
             return self.equation.balance(
-                y, pull, score, curvature, steps(y), self.colours, generator
+                y, pull, score, curvature, steps(y), self.colours, generator, log_density
             )
 
     def _regress(self, out: BlockState, scores: list[Tensor], right: Tensor) -> None:
