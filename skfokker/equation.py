@@ -49,6 +49,8 @@ class FokkerPlanck:
         Whether it is positive definite.
     mean_field : bool
         Whether the drift depends on the law.
+    homogeneous : bool
+        Whether the diffusion matrix is the same at all points.
     """
 
     potential: Potential
@@ -61,6 +63,7 @@ class FokkerPlanck:
     diagonal = True
     regular = True
     mean_field = False
+    homogeneous = True
 
     @property
     def steady(self) -> bool:

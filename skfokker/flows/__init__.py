@@ -11,6 +11,7 @@ from .inverse import Inverse
 from .mixture import MixtureFlow
 from .planar import PlanarFlow
 from .scale import ScaleFlow
+from .support import SupportMap
 from .triangular import TriangularFlow
 from .zuko import ZukoFlow
 
@@ -27,6 +28,7 @@ __all__ = [
     "MixtureFlow",
     "PlanarFlow",
     "ScaleFlow",
+    "SupportMap",
     "TriangularFlow",
     "ZukoFlow",
     "choose_flow",
