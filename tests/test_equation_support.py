@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.base import clone
 from torch.autograd.functional import hessian, jacobian
 from torch.distributions import Gamma, Independent, LogNormal, Normal
 
 from skfokker import Equation, ParametricFokkerPlanck, problems
+from skfokker.dynamics.ends import missing_support
 from skfokker.dynamics.reading import read_equation
 from skfokker.dynamics.support import Support
 from skfokker.flows import SupportMap
 from skfokker.flows.frame import split_frame
 from skfokker.initial import initial_shape, on_the_line
+from skfokker.potentials import PotentialError
 from skfokker.schemes import GaussianMoments
 
 INF = math.inf
@@ -281,3 +286,100 @@ def test_starts():
         on_the_line(x - 1.0, support, 2)
     with pytest.raises(ValueError, match="initial=Normal lie outside.*pair .mean, covariance"):
         on_the_line(Normal(0.0, 1.0), Support.of((0, INF), 1), 1)
+
+
+# ------------------------------------------------------------------------ it goes on
+
+
+def test_pickle_clone_save_and_warm_start(prices, tmp_path):
+    pytest.importorskip("safetensors")
+    equation = clone(geometric())
+    assert equation.get_params()["support"] == (0, INF)
+    x = prices.sample(10)
+    again = pickle.loads(pickle.dumps(prices))
+    np.testing.assert_array_equal(again.log_density(x), prices.log_density(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the equation is left out
+        prices.save(tmp_path / "prices.safetensors")
+    read = ParametricFokkerPlanck.load(tmp_path / "prices.safetensors")
+    np.testing.assert_array_equal(read.log_density(x), prices.log_density(x))
+    assert read.log_density([[-1.0]])[0] == -INF
+    again.set_params(warm_start=True)
+    with pytest.raises(ValueError, match=r"support \(0, inf\) cannot be continued on None"):
+        again.fit(clone(equation).set_params(support=None), 3.0)
+    again.fit(equation, 3.0)
+    assert again.t_final_ == 3.0
+    np.testing.assert_allclose(again.log_density(x, 3.0), brownian(3.0).logpdf(x[:, 0]), atol=1e-6)
+    np.testing.assert_allclose(again.log_density(x, 1.0), brownian(1.0).logpdf(x[:, 0]), atol=1e-6)
+
+
+# ------------------------------------------------------------------------ messages
+
+
+@pytest.mark.parametrize(
+    ("support", "message"),
+    [
+        (3, "must be a pair"),
+        ([(0, 1, 2)] * 2, "got shape"),
+        ((1, 0), r"low < high, got \(1, 0\) for coordinate 0"),
+        ([(0, INF)] * 3, "contradictory.*length of support says 3"),
+        ("positive", "must be a pair"),
+    ],
+)
+def test_bad_supports(support, message):
+    equation = Equation(drift=growth, diffusion=in_proportion, support=support)
+    with pytest.raises(ValueError, match=message):
+        ParametricFokkerPlanck(n_features=2).fit(equation, 1.0)
+
+
+def ends(drift, diffusion, support=(0, INF)):
+    equation = Equation(drift=drift, diffusion=diffusion, support=support, n_features=1)
+    device = torch.device("cpu")
+    return read_equation(equation, n_features=None, beta=1.0, mean=None, horizon=1.0, device=device)
+
+
+def test_ends_that_are_reached():
+    def root(x):
+        return 0.5 * x
+
+    with pytest.raises(ValueError, match="Noise does not fade for coordinate 0 at its end 0"):
+        ends(lambda x: -x, 0.5)  # reflected
+    with pytest.raises(ValueError, match="Noise does not fade"):
+        ends(lambda x: 0.2 / x, 0.5)  # a Bessel process of dimension 1.4
+    with pytest.raises(ValueError, match="drift takes coordinate 0 at its end 1 of support out"):
+        ends(lambda x: 1.0 - 0 * x, lambda x: (x * (1 - x)) ** 2, (0, 1))
+    with pytest.warns(UserWarning, match="turn back. The drift away from it is 0.5 of what"):
+        ends(lambda x: 0.25 * (1 - x), root)
+    with pytest.warns(UserWarning, match="stay there: that part of the law has no density"):
+        ends(lambda x: 0 * x, lambda x: x * (1 - x), (0, 1))
+    with pytest.raises(ValueError, match="support and interaction do not go together"):
+        Equation(interaction=lambda r: r.square().sum(1), support=(0, 1)).read_support(1)
+    ends(lambda x: 0.6 / x, 0.5)  # a Bessel process that does not come to 0
+    ends(lambda x: 0.6 * (1 - x), root)
+
+
+def test_messages_name_points_of_x():
+    def walled(x):
+        return torch.where(x > 0.5, torch.nan, 1.0) * growth(x)
+
+    with pytest.raises(PotentialError, match=r"drift returned NaN at x = \[(0\.[5-9]|[1-9])"):
+        ends(walled, in_proportion)
+    with pytest.raises(ValueError, match="half line or an interval, give the equation a support"):
+        equation = Equation(drift=reverting, diffusion=lambda x: 0.1 * x, n_features=2)
+        ParametricFokkerPlanck().fit(equation, 1.0)
+
+
+def test_particles_on_one_side_of_zero_suggest_a_support():
+    device, x = torch.device("cpu"), np.exp(np.random.RandomState(0).randn(3, 400, 1))
+
+    def advice(diffusion, seen):
+        equation = Equation(drift=growth, diffusion=diffusion, n_features=1)
+        read, _ = read_equation(
+            equation, n_features=None, beta=1.0, mean=None, horizon=1.0, device=device
+        )
+        return missing_support(read, seen)
+
+    assert r"support=(0, inf)" in advice(in_proportion, x)
+    assert r"support=(-inf, 0)" in advice(in_proportion, -x)
+    assert advice(in_proportion, x - 1) is None
+    assert advice(lambda x: 1 + x.square(), x) is None and advice([0.5], x) is None
