@@ -52,6 +52,8 @@ class FokkerPlanck:
     porous : float or None
         m where the diffusion is that of rho^m; :meth:`spread` and what rests on it then ask for the
         log density of the law at the points.
+    homogeneous : bool
+        Whether the diffusion matrix is the same at all points.
     """
 
     potential: Potential
@@ -65,6 +67,7 @@ class FokkerPlanck:
     regular = True
     mean_field = False
     porous = None
+    homogeneous = True
 
     @property
     def steady(self) -> bool:

@@ -22,14 +22,15 @@ from .cloning import CloneMixin
 from .corrector import ParticleCorrector
 from .densities import DensityPotential
 from .dynamics.general import GeneralFokkerPlanck
-from .dynamics.reading import is_equation, read_equation
+from .dynamics.reading import is_equation, read_equation, read_support
 from .dynamics.timed import TimedPotential
 from .equation import FokkerPlanck
 from .fit import Fit
 from .flows import Flow
 from .flows.frame import Frame, framed, split_frame
+from .flows.support import SupportMap, refuse_outside, support_of
 from .history import history_frame
-from .initial import Gaussian, initial_moments
+from .initial import Gaussian, initial_moments, on_the_line
 from .law import LawMixin
 from .persistence import PersistentMixin
 from .potential_input import read_potential
@@ -61,7 +62,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
     flow : Flow, optional
         Family of maps. None picks one that suits the dimension and the potential (``plan_``).
         The march is then made behind a rotation, where one splits V into independent blocks of
-        coordinates that V(x) does not show.
+        coordinates that V(x) does not show, or in linear coordinates that split an equation.
     scheme : Scheme, optional
         March of the parameters through time. None is ``ScoreDualNested()`` for conditional
         densities, and ``LeastSquaresNested()`` for all other families.
@@ -69,7 +70,8 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         Diffusion coefficient, positive.
     initial : None, (mean, covariance), Gaussian, Distribution, array-like (n, d) or "laplace"
         The start :math:`\rho_0`. None is N(0, I). Gaussians (torch's included) are met exactly;
-        any other distribution, or draws from one, is fitted by maximum likelihood. "laplace" is
+        any other distribution, or draws from one, is fitted by maximum likelihood. Where an
+        equation has a support, Gaussians are laws of y (see :class:`Equation`). "laplace" is
         a Gaussian over the modes of :math:`e^{-V / \beta}`, wherever they are and however wide
         (:func:`skfokker.bayes.laplace`): the start for a march whose end alone matters.
     t_final : float, "equilibrium" or "stationary", default=1.0
@@ -297,15 +299,17 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         continued = self._last_fit() if self.warm_start and self._is_fitted() else None
         resumed = find_checkpoint(type(self), resume, checkpoint)
         before_d = continued.trajectory.d if continued else None
-        beta, density = float(self.beta), None
+        beta, density, ends = float(self.beta), None, None
         if is_equation(potential):
             if sample_weight is not None:
                 raise TypeError(
                     "sample_weight weighs draws, but an equation was given: leave it out."
                 )
-            potential, beta = self._read_equation(potential, horizon, before_d, device)
+            potential, beta, ends = self._read_equation(potential, horizon, before_d, device)
         else:
             potential, density = read_potential(self, potential, sample_weight, device, before_d)
+        chart = None if ends is None else SupportMap(ends.low, ends.high)
+        initial = on_the_line(self.initial, ends, self.n_features_in_)
         general = isinstance(potential, GeneralFokkerPlanck)
         if resumed is not None:
             given = horizon if t_final is not None or horizon != self.t_final else None
@@ -321,17 +325,27 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         before = self if continued is not None else resumed.model if resumed is not None else None
         # a family of the user's with all its functions is taken as it is, in the user's coordinates
         free = before is None and (self.flow is None or not self.flow.chosen)
+        frame = None
+        if before is not None:
+            flow = getattr(before, "flow_", None)
+            frame = split_frame(flow)[1]
+            if flow is not None and str(support_of(flow)) != str(ends):
+                raise ValueError(
+                    f"A march on the support {support_of(flow)} cannot be continued on {ends}: "
+                    "give the equation the same support, or use warm_start=False."
+                )
         if general:
-            start = Start.general(self.initial, potential, device, None if to_rest else span)
+            reach = None if to_rest else span
+            start = Start.general(initial, potential, device, reach, frame=frame, rotate=free)
         else:
             start = Start.of(
-                self.initial,
+                initial,
                 potential,
                 beta,
                 self.random_state,
                 device,
                 precondition=rest is _RESTS[EQUILIBRIUM] and before is None,
-                frame=None if before is None else split_frame(getattr(before, "flow_", None))[1],
+                frame=frame,
                 rotate=free,
                 horizon=None if to_rest else span,
             )
@@ -341,7 +355,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             refuse_boundaries(start.potential, mean, scale, beta, reach)
         checkpoints = None
         if checkpoint is not None:
-            snapshot = partial(self._snapshot, start.frame)
+            snapshot = partial(self._snapshot, start.frame, chart)
             checkpoints = Checkpoints(checkpoint, checkpoint_interval, snapshot, potential)
         self.potential_, self.beta_ = potential, beta
         self.__dict__.pop("density_", None)
@@ -358,10 +372,13 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             )
         if not (equation.has_energy and equation.steady):
             self._check_general()
+        convexity = getattr(start.potential, "convexity", start.structure.convexity)
+        if ends is not None:  # it would bound distances in other coordinates than x
+            convexity = None
         solver = Solver(
             equation,
             start.structure,
-            getattr(start.potential, "convexity", start.structure.convexity),
+            convexity,
             span,
             device,
             **{name: getattr(self, name) for name in Solver.SETTINGS} | {"initial": start.initial},
@@ -370,9 +387,10 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             resumed=resumed,
         )
         fit = solver.solve() if rest is None else solve_to_rest(solver, rest)
-        if start.reason is not None and fit.plan is not None:
-            fit.plan = fit.plan.because(start.reason)
-        self._store(fit, start.frame)
+        for reason in (start.reason, None if ends is None else f"coordinates: {ends.formula}"):
+            if reason is not None and fit.plan is not None:
+                fit.plan = fit.plan.because(reason)
+        self._store(fit, start.frame, chart)
         if fit.stopped_by is not None:
             self._stop(fit.stopped_by, solver.horizon)
         return self
@@ -398,6 +416,11 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             raise ValueError(
                 "posterior() weighs draws by the equilibrium exp(-V / beta), which an equation "
                 "with this drift or diffusion, or in time, does not have: use sample()."
+            )
+        if support_of(self.flow_) is not None:
+            raise ValueError(
+                "posterior() weighs draws on the whole line, but this equation has a support: use "
+                "sample(), or write the equation in y and leave support out."
             )
         law = self.at()
         potential = DensityPotential(self.potential_, 1 / getattr(self, "beta_", self.beta))
@@ -475,16 +498,22 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             checked = CheckedPotential(equation)
             beta = getattr(self, "beta_", self.beta)
             equation = FokkerPlanck(checked, beta, self.n_features_in_)
+        refuse_outside(march.flow, points)
+        density, support = march.log_density(points, t).exp(), support_of(march.flow)
+        slope = torch.ones_like(points)
+        if support is not None:  # the equation is that of y
+            march = replace(march, flow=framed(*split_frame(march.flow)))
+            points = support.to_y(points)
+            slope = support.slope(points)
         theta = torch.as_tensor(march.at(t)[0], device=march.device)
         equation.move_to(t, lambda n: crowd(march.flow, theta, march.d, n))
-        density = march.log_density(points, t).exp()
-        force = equation.driving_force(points, march.score(points, t), density.log())
-        return restore(-density[:, None] * force)
+        force = equation.driving_force(points, march.score(points, t), march.log_density(points, t))
+        return restore(-density[:, None] * slope * force)
 
     # ------------------------------------------------------------------ inside
 
     def _read_equation(self, given, horizon, before_d, device):
-        """The equation in use, or its potential, and beta; sets ``n_features_in_``."""
+        """The equation in use, or its potential, beta and the support; sets ``n_features_in_``."""
         to_rest = isinstance(horizon, str)
         mean = None
         if isinstance(self.initial, tuple | Gaussian):
@@ -518,7 +547,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             )
         self.n_features_in_ = equation.n_features_in_
         self.__dict__.pop("feature_names_in_", None)
-        return equation, beta
+        return equation, beta, read_support(given, equation.n_features_in_)
 
     def _check_general(self) -> None:
         """Refuse what only gradient flows that do not depend on time have."""
@@ -539,9 +568,9 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
     def _is_fitted(self) -> bool:
         return self.__sklearn_is_fitted__()
 
-    def _store(self, fit: Fit, frame: Frame | None) -> None:
+    def _store(self, fit: Fit, frame: Frame | None, chart: SupportMap | None) -> None:
         march = fit.trajectory
-        self.flow_, self.scheme_ = framed(fit.flow, frame), fit.scheme
+        self.flow_, self.scheme_ = framed(fit.flow, frame, chart), fit.scheme
         self.times_, self.thetas_, self.velocities_ = march.times, march.thetas, march.velocities
         self.t_final_, self.history_ = float(march.times[-1]), fit.history
         self.initial_error_, self.certificate_ = fit.initial_error, fit.certificate
@@ -553,10 +582,12 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         march = replace(self._trajectory(), flow=flow)
         return Fit(flow, self.scheme_, march, self.history_, self.initial_error_)
 
-    def _snapshot(self, frame: Frame | None, fit: Fit) -> ParametricFokkerPlanck:
+    def _snapshot(
+        self, frame: Frame | None, chart: SupportMap | None, fit: Fit
+    ) -> ParametricFokkerPlanck:
         """A model fitted so far, which is what a checkpoint holds."""
         model = copy.copy(self)
-        model._store(fit, frame)
+        model._store(fit, frame, chart)
         model.interrupted_ = True
         return model
 

@@ -271,7 +271,9 @@ def _log_normal(name):
     spread = np.random.RandomState(0).uniform(1.0, 1.1, 5)
     return LogNormalProblem(
         name,
-        Equation(drift=_half_growth, diffusion=_growing_noise, n_features=10),
+        Equation(
+            drift=_half_growth, diffusion=_growing_noise, n_features=10, support=(0.0, np.inf)
+        ),
         1.0,
         1.0,
         (0.5, 1.0),

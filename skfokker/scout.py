@@ -139,11 +139,13 @@ def send(
 
 def follow(equation, starts: Tensor, times, generator, looks=()) -> tuple[Tensor, list]:
     """Tamed Euler steps between ``times``; the end, and arrays after those steps of ``looks``."""
-    x, seen = starts, []
+    x, seen, size = starts, [], starts.var(0)
     for k, h in enumerate(np.diff(times), start=1):
         equation.move_to(float(times[k - 1]), lambda n, x=x: x[:n])
         noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x)
         drift, kick = equation.drift(x), math.sqrt(h) * equation.noise(x, noise)
+        if not equation.homogeneous:  # it may be that noise explodes, too
+            kick = kick / (1 + h * equation.spread_along(x) / size)
         x = x + h * drift / (1 + h * drift.norm(dim=1, keepdim=True)) + kick
         if k in looks:
             seen.append(x.cpu().numpy())

@@ -18,6 +18,7 @@ from torch import Tensor
 from .certificate import Certificate, certify
 from .checkpoint import Checkpoint, Checkpoints, fixed_values
 from .corrector import ParticleCorrector
+from .dynamics.ends import missing_support
 from .equation import FokkerPlanck
 from .fit import Fit
 from .flows.affine import AffineFlow
@@ -244,6 +245,9 @@ class Solver:
             reasons.append(
                 "functions: by the graph of V, and by where particles sent ahead were seen"
             )
+            advice = missing_support(self.equation, self._seen)
+            if advice is not None:
+                reasons.append(f"support: {advice}")
         if isinstance(flow, AffineFlow) and self._keeps_gaussians and self.scheme is None:
             reasons.append("scheme: two linear equations for mean and covariance")
             return Plan(flow, GaussianMoments(), tuple(reasons))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..cloning import CloneMixin
 from ..potentials.base import as_dimension
+from .support import Support
 from .terms import Term
 
 
@@ -57,6 +58,12 @@ class Equation(CloneMixin, BaseEstimator):
         support, of which a fit has a smooth image with next to no mass outside.
     n_features : int, optional
         Dimension d, where nothing else says it.
+    support : (low, high), or array-like (d, 2), optional
+        Where coordinates live, if not on the whole line: one pair for all of them, or one for
+        each, None for a whole line: ``(0, inf)``, ``[(0, 1), None]``. The equation is solved in
+        y = log(x - low) on a half line, y = log((x - low) / (high - x)) on an interval, by Ito's
+        formula; the fit is one of x. Noise has to fade at the ends, or the drift to keep
+        particles off. A Gaussian ``initial`` is then one of y; distributions and draws are of x.
 
     Examples
     --------
@@ -84,6 +91,7 @@ class Equation(CloneMixin, BaseEstimator):
         lipschitz: Any = None,
         porous: float | None = None,
         n_features: int | None = None,
+        support: Any = None,
     ):
         self.potential = potential
         self.drift = drift
@@ -93,10 +101,17 @@ class Equation(CloneMixin, BaseEstimator):
         self.lipschitz = lipschitz
         self.porous = porous
         self.n_features = n_features
+        self.support = support
 
     @classmethod
     def from_sde(
-        cls, drift: Any, noise: Any, *, convention: str = "ito", n_features: int | None = None
+        cls,
+        drift: Any,
+        noise: Any,
+        *,
+        convention: str = "ito",
+        n_features: int | None = None,
+        support: Any = None,
     ) -> Equation:
         r"""The equation of dX = b dt + sigma dB.
 
@@ -112,6 +127,8 @@ class Equation(CloneMixin, BaseEstimator):
             In the latter :math:`\frac12 \sum_{jk} \sigma_{jk} \partial_j \sigma_{ik}` is added to
             the drift.
         n_features : int, optional
+        support : (low, high), or array-like (d, 2), optional
+            As of the equation.
 
         Raises
         ------
@@ -124,7 +141,7 @@ class Equation(CloneMixin, BaseEstimator):
         if convention == "stratonovich" and noise.varies:
             drift = Stratonovich(drift, noise)
         diffusion = noise if noise.varies else noise.fixed()
-        return cls(drift=drift, diffusion=diffusion, n_features=n_features)
+        return cls(drift=drift, diffusion=diffusion, n_features=n_features, support=support)
 
     def dimension(self, also: Any = None, initial: int | None = None) -> int:
         """d, from ``n_features``, ``also`` (of the estimator), and what has a shape.
@@ -140,6 +157,7 @@ class Equation(CloneMixin, BaseEstimator):
         if not (callable(self.diffusion) or self.diffusion is None):
             shape = np.shape(self.diffusion)
             said["the shape of diffusion"] = shape[0] if shape else None
+        said["the length of support"] = Support.length(self.support)
         known = {name: as_dimension(d, name) for name, d in said.items() if d is not None}
         if not known and initial is not None:
             known["the mean of initial"] = initial
@@ -152,6 +170,18 @@ class Equation(CloneMixin, BaseEstimator):
             both = ", ".join(f"{name} says {d}" for name, d in known.items())
             raise ValueError(f"the dimension of the equation is contradictory: {both}.")
         return next(iter(known.values()))
+
+    def read_support(self, d: int) -> Support | None:
+        """``support`` in dimension d; None where no coordinate has an end."""
+        support = Support.of(self.support, d)
+        together = {"interaction": self.interaction, "porous": self.porous}
+        for name, other in together.items():
+            if support is not None and other is not None:
+                raise ValueError(
+                    f"support and {name} do not go together: write the equation in coordinates "
+                    "y on the whole line, y = log x for instance, and leave support out."
+                )
+        return support
 
     def check(self) -> None:
         """See that the arguments go together.

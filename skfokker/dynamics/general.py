@@ -14,7 +14,7 @@ as if D were larger where the law is dense.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from .diffusion import Diffusion
 from .drift import Drift, Interaction
 from .lipschitz import Lipschitz
 from .terms import not_finite
+
+if TYPE_CHECKING:
+    from .coordinates import ChangedDrift
 
 _CROWD = 1024  # points that stand for the law in an interaction
 _FEWEST, _PAIRS = 256, 2**20
@@ -54,7 +57,7 @@ class GeneralFokkerPlanck:
 
     def __init__(
         self,
-        drift: Drift,
+        drift: Drift | ChangedDrift,
         diffusion: Diffusion,
         interaction: Interaction | None = None,
         *,
@@ -123,6 +126,11 @@ class GeneralFokkerPlanck:
         """Whether D is diagonal."""
         return self.terms[1].diagonal
 
+    @property
+    def homogeneous(self) -> bool:
+        """Whether D is the same at all points."""
+        return self.terms[1].constant
+
     # ------------------------------------------------------------ where it is
 
     def move_to(self, t: float, crowd=None) -> None:
@@ -145,7 +153,8 @@ class GeneralFokkerPlanck:
         """See :class:`skfokker.equation.FokkerPlanck`, as for all that follow."""
         value = self.raw_drift(x)
         if not torch.isfinite(value).all():
-            raise not_finite(value, x, self.time, self._blame(x))
+            where = self.terms[0].where(x)
+            raise not_finite(value, where, self.time, self._blame(where))
         return value
 
     def raw_drift(self, x: Tensor) -> Tensor:
@@ -276,7 +285,7 @@ class GeneralFokkerPlanck:
         A, value = slopes(lambda moves: drift(at + moves, t))
         if not (torch.isfinite(A).all() and torch.isfinite(value).all()):
             self.time = float(t)
-            x = at[None]
+            x = drift.where(at[None])
             raise not_finite(torch.full_like(x, torch.nan), x, t, self._blame(x))
         K = torch.zeros_like(A)
         if interaction is not None:

@@ -12,6 +12,7 @@ from .mixture import MixtureFlow
 from .planar import PlanarFlow
 from .radial import RadialFlow
 from .scale import ScaleFlow
+from .support import SupportMap
 from .triangular import TriangularFlow
 from .zuko import ZukoFlow
 
@@ -29,6 +30,7 @@ __all__ = [
     "PlanarFlow",
     "RadialFlow",
     "ScaleFlow",
+    "SupportMap",
     "TriangularFlow",
     "ZukoFlow",
     "choose_flow",
