@@ -141,7 +141,7 @@ class Certificate:
         if self.convexity is None or self.log_sobolev is None:
             return np.zeros(len(self.times) - 1)
         rate, t = self.convexity, self.times
-        if abs(rate) < 1e-12:
+        if abs(rate) * t[-1] < 1e-12:
             inverse = 1 / self.log_sobolev + 2 * self.beta * t
         else:
             fade = np.exp(np.minimum(-2 * rate * t, 700.0))

@@ -27,7 +27,7 @@ from .dynamics.timed import TimedPotential
 from .equation import FokkerPlanck
 from .fit import Fit
 from .flows import Flow
-from .flows.frame import Frame, framed, split_frame
+from .flows.frame import Frame, framed
 from .history import history_frame
 from .initial import Gaussian, initial_moments
 from .law import LawMixin
@@ -41,6 +41,7 @@ from .schemes.points import crowd
 from .solver import Solver
 from .start import LAPLACE, Start
 from .trajectory import Trajectory
+from .units import Units, split_units
 from .validation import SuggestingMixin, as_horizon, as_points, as_times, resolve_device
 
 
@@ -308,27 +309,31 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         before = self if continued is not None else resumed.model if resumed is not None else None
         # a family of the user's with all its functions is taken as it is, in the user's coordinates
         free = before is None and (self.flow is None or not self.flow.chosen)
+        units = Units.of(self.initial, self.flow, before, potential.n_features_in_, beta)
+        initial = units.initial(self.initial, potential.n_features_in_)
+        inside, unit_beta = units.potential(potential), units.diffusion(beta)
+        continued = None if continued is None else units.enter(continued)
         if general:
-            start = Start.general(self.initial, potential, device, span)
+            start = Start.general(initial, inside, device, span)
         else:
             start = Start.of(
-                self.initial,
-                potential,
-                beta,
+                initial,
+                inside,
+                unit_beta,
                 self.random_state,
                 device,
                 precondition=to_rest and before is None,
-                frame=None if before is None else split_frame(getattr(before, "flow_", None))[1],
+                frame=None if before is None else split_units(getattr(before, "flow_", None))[1],
                 rotate=free,
                 horizon=None if to_rest else span,
             )
         if before is None and not general and not start.potential.has_walls:
             mean, scale = initial_moments(start.initial, potential.n_features_in_, device)
-            reach = relaxation_time(scale, beta) if to_rest else span
-            refuse_boundaries(start.potential, mean, scale, beta, reach)
+            reach = relaxation_time(scale, unit_beta) if to_rest else span
+            refuse_boundaries(start.potential, mean, scale, unit_beta, reach)
         checkpoints = None
         if checkpoint is not None:
-            snapshot = partial(self._snapshot, start.frame)
+            snapshot = partial(self._snapshot, start.frame, units)
             checkpoints = Checkpoints(checkpoint, checkpoint_interval, snapshot, potential)
         self.potential_, self.beta_ = potential, beta
         self.__dict__.pop("density_", None)
@@ -338,7 +343,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         if not general:
             equation = FokkerPlanck(
                 CheckedPotential(start.potential),
-                beta,
+                unit_beta,
                 potential.n_features_in_,
                 start.structure.separable,
                 start.structure.interacts,
@@ -355,14 +360,15 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             continued=continued,
             checkpoints=checkpoints,
             resumed=resumed,
+            units=units,
         )
         if to_rest:
-            fit = solve_to_rest(solver, relaxation_time(start.scale, beta))
+            fit = solve_to_rest(solver, relaxation_time(start.scale, unit_beta))
         else:
             fit = solver.solve()
         if start.reason is not None and fit.plan is not None:
             fit.plan = fit.plan.because(start.reason)
-        self._store(fit, start.frame)
+        self._store(fit, start.frame, units)
         if fit.stopped_by is not None:
             self._stop(fit.stopped_by, solver.horizon)
         return self
@@ -527,9 +533,9 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
     def _is_fitted(self) -> bool:
         return self.__sklearn_is_fitted__()
 
-    def _store(self, fit: Fit, frame: Frame | None) -> None:
-        march = fit.trajectory
-        self.flow_, self.scheme_ = framed(fit.flow, frame), fit.scheme
+    def _store(self, fit: Fit, frame: Frame | None, units: Units) -> None:
+        fit, march = units.leave(fit), fit.trajectory
+        self.flow_, self.scheme_ = units.flow(framed(fit.flow, frame)), fit.scheme
         self.times_, self.thetas_, self.velocities_ = march.times, march.thetas, march.velocities
         self.t_final_, self.history_ = float(march.times[-1]), fit.history
         self.initial_error_, self.certificate_ = fit.initial_error, fit.certificate
@@ -537,14 +543,14 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         self.interrupted_ = fit.stopped_by is not None
 
     def _last_fit(self) -> Fit:
-        flow = split_frame(self.flow_)[0]
+        flow = split_units(self.flow_)[0]
         march = replace(self._trajectory(), flow=flow)
         return Fit(flow, self.scheme_, march, self.history_, self.initial_error_)
 
-    def _snapshot(self, frame: Frame | None, fit: Fit) -> ParametricFokkerPlanck:
+    def _snapshot(self, frame: Frame | None, units: Units, fit: Fit) -> ParametricFokkerPlanck:
         """A model fitted so far, which is what a checkpoint holds."""
         model = copy.copy(self)
-        model._store(fit, frame)
+        model._store(fit, frame, units)
         model.interrupted_ = True
         return model
 

@@ -48,6 +48,7 @@ from .scout import Scouts, count_modes, explore, gaussians_are_hopeless, send
 from .structure import Structure, components
 from .tolerance import Diagnosis, Effort, diagnose
 from .trajectory import Trajectory
+from .units import Units
 from .validation import as_tensor, torch_generator
 
 _FIT, _CERTIFY, _SCOUT, _CORRECT = 0, 2, 3, 4  # streams of one seed; 1 is that of the samples
@@ -76,6 +77,8 @@ class Solver:
         Where the march is written down.
     resumed : Checkpoint, optional
         Where an earlier run got to.
+    units : Units, optional
+        Those of the march.
     """
 
     SETTINGS = ("flow", "scheme", "initial", "tol", "random_state", "verbose", "corrector")
@@ -95,6 +98,7 @@ class Solver:
     continued: Fit | None = None
     checkpoints: Checkpoints | None = None
     resumed: Checkpoint | None = None
+    units: Units | None = None
 
     def solve(self) -> Fit:
         """March to the horizon; refine until the certified error meets ``tol``, where possible."""
@@ -162,7 +166,8 @@ class Solver:
         resumed, self.resumed = self.resumed, None
         done = []
         if resumed is not None:
-            done, fit.initial_error = resumed.steps(self.device), resumed.initial_error
+            units = self.units or Units.none(self.equation.d)
+            done, fit.initial_error = resumed.steps(self.device, units), resumed.initial_error
             generator.set_state(resumed.generator_state)
             theta = done[-1].theta
         before = None if self.continued is None else self.continued.trajectory

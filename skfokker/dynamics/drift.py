@@ -37,6 +37,10 @@ class Drift:
         """The functions that it is made of, but for a potential that is no mere function."""
         return [*self.fields, *([self.scalar] if self.scalar is not None else [])]
 
+    def to_x(self, x: Tensor) -> Tensor:
+        """Points in the units of the user."""
+        return x
+
     @property
     def steady(self) -> bool:
         """Whether none of it depends on time."""

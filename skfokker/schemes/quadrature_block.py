@@ -86,7 +86,7 @@ class QuadratureBlock(Block):
         gradient = torch.where(finite[:, None], gradient, 0.0)
         self.value = torch.where(finite, value, value[finite].max()).view(self.shape)
         self.gradient = [gradient[:, c].view(self.shape) for c in self.columns]
-        along = torch.as_tensor(self.equation.spread_along(points)).to(points)
+        along = torch.as_tensor(self.equation.spread_along(points), dtype=points.dtype).to(points)
         along = torch.nan_to_num(along.expand_as(points))
         self.along = [along[:, c].view(self.shape) for c in self.columns]
 

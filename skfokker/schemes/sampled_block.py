@@ -148,7 +148,8 @@ class SampledBlock(Block):
             score = self.scores(states, z)
         with self.processes.together():
             driving = pull + equation.spread(y, self._in_x(score))
-            along = torch.as_tensor(equation.spread_along(y)).to(y).expand_as(y)[:, self.order]
+            along = torch.as_tensor(equation.spread_along(y), dtype=y.dtype).to(y)
+            along = along.expand_as(y)[:, self.order]
         driving = driving[:, self.order]
         energy = value
         if equation.has_energy:
