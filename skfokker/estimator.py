@@ -31,6 +31,7 @@ from .flows.frame import Frame, framed
 from .history import history_frame
 from .initial import Gaussian, initial_moments
 from .law import LawMixin
+from .opening import NARROW, Opening, holds_gaussians
 from .persistence import PersistentMixin
 from .potential_input import read_potential
 from .potentials import CheckedPotential
@@ -309,17 +310,17 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         before = self if continued is not None else resumed.model if resumed is not None else None
         # a family of the user's with all its functions is taken as it is, in the user's coordinates
         free = before is None and (self.flow is None or not self.flow.chosen)
-        units = Units.of(self.initial, self.flow, before, potential.n_features_in_, beta)
-        initial = units.initial(self.initial, potential.n_features_in_)
-        inside, unit_beta = units.potential(potential), units.diffusion(beta)
-        continued = None if continued is None else units.enter(continued)
-        if general:
-            start = Start.general(initial, inside, device, span)
-        else:
-            start = Start.of(
+        d = potential.n_features_in_
+
+        def look(law) -> tuple[Units, Start]:
+            units = Units.of(law, self.flow, before, d, beta)
+            inside, initial = units.potential(potential), units.initial(law, d)
+            if general:
+                return units, Start.general(initial, inside, device, span)
+            return units, Start.of(
                 initial,
                 inside,
-                unit_beta,
+                units.diffusion(beta),
                 self.random_state,
                 device,
                 precondition=to_rest and before is None,
@@ -327,6 +328,17 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
                 rotate=free,
                 horizon=None if to_rest else span,
             )
+
+        (units, start), opening = look(self.initial), None
+        narrow = start.reach > NARROW and not (to_rest and start.structure.quadratic)
+        if narrow and not general and self._may_open(before, resumed, d):
+            reach = math.inf if to_rest else span
+            opening = Opening.of(self.initial, potential, beta, reach, self.tol)
+            if opening is not None:
+                units, start = look(opening.end)
+                opening = opening.behind(units, start.frame)
+        unit_beta = units.diffusion(beta)
+        continued = None if continued is None else units.enter(continued)
         if before is None and not general and not start.potential.has_walls:
             mean, scale = initial_moments(start.initial, potential.n_features_in_, device)
             reach = relaxation_time(scale, unit_beta) if to_rest else span
@@ -361,6 +373,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             checkpoints=checkpoints,
             resumed=resumed,
             units=units,
+            opening=opening,
         )
         if to_rest:
             fit = solve_to_rest(solver, relaxation_time(start.scale, unit_beta))
@@ -526,6 +539,12 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
                 f"scheme={self.scheme!r} marches gradient flows that do not depend on time: leave "
                 "scheme out, or take ScoreDualNested() or LeastSquaresNested()."
             )
+
+    def _may_open(self, before, resumed, d: int) -> bool:
+        """Whether the first moments of a narrow start may be solved for by themselves."""
+        new = before is None or (resumed is not None and not resumed.n_before)
+        own = self.flow is not None and (self.flow.placed or not holds_gaussians(self.flow, d))
+        return new and not own and self.scheme is None
 
     def __sklearn_is_fitted__(self) -> bool:
         return "thetas_" in self.__dict__

@@ -139,7 +139,7 @@ class Units:
                 nll_before=correction.nll_before + shift,
                 nll_after=correction.nll_after + shift,
             )
-        history = [self._record(record, 1) for record in fit.history]
+        history = [self.leave_record(record) for record in fit.history]
         return replace(fit, certificate=certificate, correction=correction, history=history)
 
     def enter(self, fit: Fit) -> Fit:
@@ -147,6 +147,10 @@ class Units:
         if self.trivial:
             return fit
         return replace(fit, history=[self.record(record) for record in fit.history])
+
+    def leave_record(self, record: dict) -> dict:
+        """A record of a step in these units, in those of the user."""
+        return record if self.trivial else self._record(record, 1)
 
     def record(self, record: dict) -> dict:
         """A record of a step in the user's units, in these."""
