@@ -155,7 +155,7 @@ class Certificate:
         if self.convexity is None or self.log_sobolev is None:
             return np.zeros(len(self.times) - 1)
         rate, t = self.convexity, self.times
-        if abs(rate) < 1e-12:
+        if abs(rate) * t[-1] < 1e-12:
             inverse = 1 / self.log_sobolev + 2 * self.beta * t
         else:
             fade = np.exp(np.minimum(-2 * rate * t, 700.0))
@@ -272,6 +272,35 @@ class Certificate:
         within = inside[np.clip(k - 1, 0, len(inside) - 1)]
         bound = np.where(self.times[k] == t, ends[k], within)
         return float(bound) if t.ndim == 0 else bound
+
+    def followed_by(self, later: Certificate) -> Certificate:
+        """The certificate of this march and one that starts where it ends, as one."""
+
+        def both(mine, mine_whole, theirs, theirs_whole):
+            if mine is None and theirs is None:
+                return None
+            first = mine_whole if mine is None else mine
+            second = theirs_whole if theirs is None else theirs
+            return None if first is None or second is None else np.concatenate([first, second])
+
+        main = left_out = None
+        if later.main is not None and later.left_out is not None:
+            main = replace(self, initial_error=later.main.initial_error).followed_by(later.main)
+            left_out = np.concatenate([np.zeros_like(self.residual), later.left_out])
+        return replace(
+            later,
+            times=np.concatenate([self.times[:-1], later.times]),
+            residual=np.concatenate([self.residual, later.residual]),
+            variance=np.concatenate([self.variance, later.variance]),
+            charged=both(self.charged, self.residual, later.charged, later.residual),
+            charged_variance=both(
+                self.charged_variance, self.variance, later.charged_variance, later.variance
+            ),
+            imbalance=both(self.imbalance, None, later.imbalance, None),
+            imbalance_variance=both(self.imbalance_variance, None, later.imbalance_variance, None),
+            main=main,
+            left_out=left_out,
+        )
 
     def __str__(self):
         most = ""

@@ -18,11 +18,11 @@ from sklearn.base import clone
 from . import safe_format
 from .fit import Fit
 from .flows.base import Flow
-from .flows.frame import split_frame
 from .parallel import reduction
 from .schemes.base import Step
 from .tolerance import Effort
 from .trajectory import Trajectory
+from .units import Units, split_units
 from .validation import as_tensor
 
 # Parameters that may differ between a run and its continuation.
@@ -95,10 +95,10 @@ class Checkpoint:
     @property
     def flow(self) -> Flow | None:
         """The family of the march; None where it was code of the user's."""
-        return split_frame(getattr(self.model, "flow_", None))[0]
+        return split_units(getattr(self.model, "flow_", None))[0]
 
-    def steps(self, device: torch.device) -> list[Step]:
-        """The steps made since ``t_start``."""
+    def steps(self, device: torch.device, units: Units) -> list[Step]:
+        """The steps made since ``t_start``, in the units of their march."""
         model, rows = self.model, slice(self.n_before, None)
         columns = model.times_, model.thetas_, model.velocities_, model.history_
         return [
@@ -106,7 +106,7 @@ class Checkpoint:
                 float(t),
                 as_tensor(theta, device),
                 as_tensor(velocity, device) if known else None,
-                record,
+                units.record(record),
             )
             for t, theta, velocity, record, known in zip(
                 *(c[rows] for c in columns), self.known, strict=True
@@ -118,7 +118,7 @@ class Checkpoint:
         if not self.n_before:
             return None
         model, rows = self.model, slice(self.n_before + 1)
-        flow = split_frame(model.flow_)[0] if flow is None else clone(flow)
+        flow = split_units(model.flow_)[0] if flow is None else clone(flow)
         march = Trajectory(
             model.times_[rows],
             model.thetas_[rows],

@@ -32,6 +32,7 @@ from .flows.support import SupportMap, refuse_outside, support_of
 from .history import history_frame
 from .initial import Gaussian, initial_moments, on_the_line
 from .law import LawMixin
+from .opening import NARROW, Opening, holds_gaussians
 from .persistence import PersistentMixin
 from .potential_input import read_potential
 from .potentials import CheckedPotential
@@ -43,6 +44,7 @@ from .solver import Solver
 from .start import LAPLACE, Start
 from .stationary import STATIONARY, Stationary
 from .trajectory import Trajectory
+from .units import Units, split_units
 from .validation import SuggestingMixin, as_horizon, as_points, as_times, resolve_device
 
 #: What a march without a horizon may wait for.
@@ -325,23 +327,30 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         before = self if continued is not None else resumed.model if resumed is not None else None
         # a family of the user's with all its functions is taken as it is, in the user's coordinates
         free = before is None and (self.flow is None or not self.flow.chosen)
-        frame = None
+        d, frame = potential.n_features_in_, None
         if before is not None:
             flow = getattr(before, "flow_", None)
-            frame = split_frame(flow)[1]
+            frame = split_units(flow)[1]
             if flow is not None and str(support_of(flow)) != str(ends):
                 raise ValueError(
                     f"A march on the support {support_of(flow)} cannot be continued on {ends}: "
                     "give the equation the same support, or use warm_start=False."
                 )
-        if general:
-            reach = None if to_rest else span
-            start = Start.general(initial, potential, device, reach, frame=frame, rotate=free)
-        else:
-            start = Start.of(
+
+        def look(law) -> tuple[Units, Start]:
+            units = Units.none(d)
+            if not general or potential.scalable:
+                units = Units.of(law, self.flow, before, d, beta)
+            inside, initial = units.potential(potential), units.initial(law, d)
+            if general:
+                reach = None if to_rest else span
+                return units, Start.general(
+                    initial, inside, device, reach, frame=frame, rotate=free
+                )
+            return units, Start.of(
                 initial,
-                potential,
-                beta,
+                inside,
+                units.diffusion(beta),
                 self.random_state,
                 device,
                 precondition=rest is _RESTS[EQUILIBRIUM] and before is None,
@@ -349,13 +358,24 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
                 rotate=free,
                 horizon=None if to_rest else span,
             )
+
+        (units, start), opening = look(initial), None
+        narrow = start.reach > NARROW and not (to_rest and start.structure.quadratic)
+        if narrow and not general and self._may_open(before, resumed, d):
+            reach = math.inf if to_rest else span
+            opening = Opening.of(initial, potential, beta, reach, self.tol)
+            if opening is not None:
+                units, start = look(opening.end)
+                opening = opening.behind(units, start.frame)
+        unit_beta = units.diffusion(beta)
+        continued = None if continued is None else units.enter(continued)
         if before is None and not general and not start.potential.has_walls:
             mean, scale = initial_moments(start.initial, potential.n_features_in_, device)
-            reach = relaxation_time(scale, beta) if to_rest else span
-            refuse_boundaries(start.potential, mean, scale, beta, reach)
+            reach = relaxation_time(scale, unit_beta) if to_rest else span
+            refuse_boundaries(start.potential, mean, scale, unit_beta, reach)
         checkpoints = None
         if checkpoint is not None:
-            snapshot = partial(self._snapshot, start.frame, chart)
+            snapshot = partial(self._snapshot, start.frame, units, chart)
             checkpoints = Checkpoints(checkpoint, checkpoint_interval, snapshot, potential)
         self.potential_, self.beta_ = potential, beta
         self.__dict__.pop("density_", None)
@@ -365,7 +385,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         if not general:
             equation = FokkerPlanck(
                 CheckedPotential(start.potential),
-                beta,
+                unit_beta,
                 potential.n_features_in_,
                 start.structure.separable,
                 start.structure.interacts,
@@ -385,12 +405,14 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             continued=continued,
             checkpoints=checkpoints,
             resumed=resumed,
+            units=units,
+            opening=opening,
         )
         fit = solver.solve() if rest is None else solve_to_rest(solver, rest)
         for reason in (start.reason, None if ends is None else f"coordinates: {ends.formula}"):
             if reason is not None and fit.plan is not None:
                 fit.plan = fit.plan.because(reason)
-        self._store(fit, start.frame, chart)
+        self._store(fit, start.frame, units, chart)
         if fit.stopped_by is not None:
             self._stop(fit.stopped_by, solver.horizon)
         return self
@@ -562,15 +584,21 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
                 "scheme out, or take ScoreDualNested() or LeastSquaresNested()."
             )
 
+    def _may_open(self, before, resumed, d: int) -> bool:
+        """Whether the first moments of a narrow start may be solved for by themselves."""
+        new = before is None or (resumed is not None and not resumed.n_before)
+        own = self.flow is not None and (self.flow.placed or not holds_gaussians(self.flow, d))
+        return new and not own and self.scheme is None
+
     def __sklearn_is_fitted__(self) -> bool:
         return "thetas_" in self.__dict__
 
     def _is_fitted(self) -> bool:
         return self.__sklearn_is_fitted__()
 
-    def _store(self, fit: Fit, frame: Frame | None, chart: SupportMap | None) -> None:
-        march = fit.trajectory
-        self.flow_, self.scheme_ = framed(fit.flow, frame, chart), fit.scheme
+    def _store(self, fit: Fit, frame: Frame | None, units: Units, chart: SupportMap | None) -> None:
+        fit, march = units.leave(fit), fit.trajectory
+        self.flow_, self.scheme_ = units.flow(fit.flow, frame, chart), fit.scheme
         self.times_, self.thetas_, self.velocities_ = march.times, march.thetas, march.velocities
         self.t_final_, self.history_ = float(march.times[-1]), fit.history
         self.initial_error_, self.certificate_ = fit.initial_error, fit.certificate
@@ -578,16 +606,16 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         self.interrupted_ = fit.stopped_by is not None
 
     def _last_fit(self) -> Fit:
-        flow = split_frame(self.flow_)[0]
+        flow = split_units(self.flow_)[0]
         march = replace(self._trajectory(), flow=flow)
         return Fit(flow, self.scheme_, march, self.history_, self.initial_error_)
 
     def _snapshot(
-        self, frame: Frame | None, chart: SupportMap | None, fit: Fit
+        self, frame: Frame | None, units: Units, chart: SupportMap | None, fit: Fit
     ) -> ParametricFokkerPlanck:
         """A model fitted so far, which is what a checkpoint holds."""
         model = copy.copy(self)
-        model._store(fit, frame, chart)
+        model._store(fit, frame, units, chart)
         model.interrupted_ = True
         return model
 

@@ -159,7 +159,7 @@ def initial_parameters(
         biased upwards in high dimension).
     """
     theta = flow.init(d, generator).to(device, torch.float64)
-    gaussian = _as_gaussian(initial)
+    gaussian = known_gaussian(initial)
     if gaussian is not None:
         mean, scale = (a.to(device) for a in gaussian.moments(d))
         if flow.starts_at_identity(d):
@@ -176,7 +176,7 @@ def initial_parameters(
 
 def log_sobolev_constant(initial: Any, d: int) -> float | None:
     """alpha with 2 alpha KL(. | rho_0) <= I(. | rho_0): 1 / the largest variance of a Gaussian."""
-    gaussian = _as_gaussian(initial)
+    gaussian = known_gaussian(initial)
     if gaussian is None:
         return None
     return 1 / float(torch.linalg.matrix_norm(gaussian.moments(d)[1], 2)) ** 2
@@ -186,7 +186,7 @@ def initial_draws(
     initial: Any, d: int, n: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Draws of the start, (n, d) each, to work with and to test on; a given array is divided."""
-    gaussian = _as_gaussian(initial)
+    gaussian = known_gaussian(initial)
     if gaussian is not None:
         mean, scale = gaussian.moments(d)
         z = torch.randn(2 * n, d, dtype=torch.float64, generator=generator)
@@ -209,7 +209,7 @@ def initial_error(initial: Any, flow: Flow, theta: Tensor, held_out: Tensor) -> 
     fitted to.
     """
     n, d = held_out.shape
-    gaussian = _as_gaussian(initial)
+    gaussian = known_gaussian(initial)
     if gaussian is not None:
         mean, scale = gaussian.moments(d)
         initial = MultivariateNormal(mean, scale_tril=scale)
@@ -232,7 +232,7 @@ def initial_error(initial: Any, flow: Flow, theta: Tensor, held_out: Tensor) -> 
 
 def initial_moments(initial: Any, d: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean (d,) of the start and a root of its covariance (d, d); rough, for looking around."""
-    gaussian = _as_gaussian(initial)
+    gaussian = known_gaussian(initial)
     if gaussian is not None:
         mean, scale = gaussian.moments(d)
     else:
@@ -246,7 +246,7 @@ def initial_moments(initial: Any, d: int, device: torch.device) -> tuple[Tensor,
 
 def initial_shape(initial: Any, d: int) -> tuple[bool, bool]:
     """Whether the start is known to be a Gaussian, and to have independent coordinates."""
-    gaussian = _as_gaussian(initial)
+    gaussian = known_gaussian(initial)
     if gaussian is not None:
         scale = gaussian.moments(d)[1]
         return True, bool((scale == torch.diag(scale.diagonal())).all())
@@ -307,7 +307,8 @@ def nearest_neighbour_entropy(x: np.ndarray) -> float:
     return float(d * np.log(np.maximum(distance, tiny)).mean() + log_ball + digamma(n) - digamma(1))
 
 
-def _as_gaussian(initial: Any) -> Gaussian | None:
+def known_gaussian(initial: Any) -> Gaussian | None:
+    """The start as a :class:`Gaussian`, where it is known to be one."""
     if initial is None:
         return Gaussian()
     if isinstance(initial, Gaussian):

@@ -92,7 +92,11 @@ def _steps(
 ) -> Iterator[Step]:
     """The steps still to be made; ``made`` is kept up to date by whoever iterates."""
     if checkpoints is None:
-        yield from scheme.steps(equation, flow, theta, *span, generator)
+        begun = made[-1].t if made else None
+        for step in scheme.steps(equation, flow, theta, *span, generator):
+            if step.t != begun:
+                yield step
+            begun = None
         return
     # A generator of steps cannot be written to disk. So the march starts anew from every
     # checkpoint, whether it was interrupted there or not: both then do the same.

@@ -180,7 +180,7 @@ def count_modes(equation: FokkerPlanck, starts: Tensor, barrier: float = 0.3) ->
     ``barrier`` times beta on the straight line between them, or between others on the way. All
     points are followed by one L-BFGS; it need not converge, as points in one valley are joined.
     """
-    lows = _run_down(equation.potential, starts)
+    lows = _run_down(equation.potential, starts, equation.beta)
     n, d = lows.shape
     i, j = np.triu_indices(n, 1)
     s = torch.linspace(0, 1, 11).to(lows)[1:-1, None, None]
@@ -199,16 +199,17 @@ def count_modes(equation: FokkerPlanck, starts: Tensor, barrier: float = 0.3) ->
     return int((depth < depth.min() + 10 * equation.beta).sum())
 
 
-def _run_down(potential, starts: Tensor) -> Tensor:
-    """Points (n, d) after minimising the sum of V over all of them."""
+def _run_down(potential, starts: Tensor, beta: float) -> Tensor:
+    """Points (n, d) after minimising the sum of V / beta over all of them."""
     x = starts.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [x], max_iter=100, history_size=20, line_search_fn="strong_wolfe", tolerance_change=1e-12
     )
 
     def closure():
-        value, x.grad = potential.value_and_grad(x.detach())
-        return value.sum()
+        value, gradient = potential.value_and_grad(x.detach())
+        x.grad = gradient / beta
+        return value.sum() / beta
 
     try:
         optimizer.step(closure)

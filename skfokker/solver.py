@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
 from typing import Any
@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from .certificate import Certificate, certify
+from .certificate import Certificate
 from .checkpoint import Checkpoint, Checkpoints, fixed_values
 from .corrector import ParticleCorrector
 from .dynamics.ends import missing_support
@@ -38,6 +38,7 @@ from .initial import (
     log_sobolev_constant,
 )
 from .march import march, plain
+from .opening import Opening, certify_with_opening
 from .parallel import reduction
 from .plan import Plan
 from .potentials import PotentialError
@@ -48,9 +49,10 @@ from .schemes.moments import GaussianMoments
 from .schemes.points import sobol_normal
 from .schemes.score_duals import ScoreDualNested
 from .scout import Scouts, count_modes, explore, gaussians_are_hopeless, send
-from .structure import Structure, components
+from .structure import Structure, components, probe
 from .tolerance import Diagnosis, Effort, diagnose
 from .trajectory import Trajectory
+from .units import Units
 from .validation import as_tensor, torch_generator
 
 _FIT, _CERTIFY, _SCOUT, _CORRECT = 0, 2, 3, 4  # streams of one seed; 1 is that of the samples
@@ -79,6 +81,13 @@ class Solver:
         Where the march is written down.
     resumed : Checkpoint, optional
         Where an earlier run got to.
+    units : Units, optional
+        Those of the march.
+    opening : Opening, optional
+        The first moments of a narrow start, in the coordinates of the march; ``initial`` is then
+        the law at its end.
+    seen : list of str
+        What fits have shown of V that the first look did not.
     """
 
     SETTINGS = ("flow", "scheme", "initial", "tol", "random_state", "verbose", "corrector")
@@ -98,6 +107,9 @@ class Solver:
     continued: Fit | None = None
     checkpoints: Checkpoints | None = None
     resumed: Checkpoint | None = None
+    units: Units | None = None
+    opening: Opening | None = None
+    seen: list[str] = field(default_factory=list)
 
     def solve(self) -> Fit:
         """March to the horizon; refine until the certified error meets ``tol``, where possible."""
@@ -126,6 +138,9 @@ class Solver:
                 return kept
             if kept is None or _certified(fit) < _certified(kept):
                 kept = fit
+            if self._looks_again(fit):
+                effort = Effort()
+                continue
             more = self._next_effort(fit, effort)
             if more is None:
                 break
@@ -134,6 +149,38 @@ class Solver:
         self._warn_of_jumps(kept)
         self._correct(kept)
         return kept
+
+    def _looks_again(self, fit: Fit) -> bool:
+        """Whether a fit refutes the structure that it was chosen by; that is then set right.
+
+        An affine law meets a quadratic V to rounding: where it does not, V is none. Whether
+        coordinates interact is looked at where the fit itself has put the mass.
+        """
+        before = self.structure
+        ours = self.flow is None and self.continued is None and fit.stopped_by is None
+        simple = before.quadratic or before.separable
+        known = self.equation.has_energy and self.equation.steady
+        if not (ours and simple and known and self._falls_short(fit)):
+            return False
+        march, generator = fit.trajectory, torch.Generator().manual_seed(9)
+        times = np.linspace(0, march.times[-1], 5)[1:]
+        z = torch.randn(16, march.d, dtype=torch.float64, generator=generator).to(self.device)
+        seen = torch.cat([march.sample_from(z, float(t)) for t in times])
+        mean, scale = initial_moments(self.initial, march.d, self.device)
+        try:
+            after = probe(self.equation.potential, mean, scale, n_points=len(seen), ahead=seen)
+        except PotentialError:  # of a neighbour out of reach
+            return False
+        after = Structure(False, before.interacts | after.interacts)
+        if after.quadratic == before.quadratic and after.separable == before.separable:
+            return False
+        what = "quadratic" if before.quadratic else "a sum over coordinates"
+        self.seen.append(
+            f"V is not {what}, as it seemed: a fit came to KL <= {_certified(fit):.2g}"
+        )
+        self.structure, self.convexity = after, None
+        self.equation = replace(self.equation, separable=after.separable, interacts=after.interacts)
+        return True
 
     def _agree(self) -> None:
         """Make sure that all processes of a data-parallel fit solve the same problem."""
@@ -163,11 +210,15 @@ class Solver:
         generator = torch_generator(self.random_state, _FIT)
         fit, theta, t_start = self._start(effort, generator)
         resumed, self.resumed = self.resumed, None
-        done = []
+        done, begin = [], t_start
         if resumed is not None:
-            done, fit.initial_error = resumed.steps(self.device), resumed.initial_error
+            units = self.units or Units.none(self.equation.d)
+            done, fit.initial_error = resumed.steps(self.device, units), resumed.initial_error
             generator.set_state(resumed.generator_state)
             theta = done[-1].theta
+        elif self.opening is not None and self.continued is None:
+            done = self.opening.steps(fit.flow, theta)
+            theta, begin = done[-1].theta, done[-1].t
         before = None if self.continued is None else self.continued.trajectory
 
         def collect(steps, stopped_by=None) -> Fit:
@@ -183,17 +234,19 @@ class Solver:
 
         if self.checkpoints is not None:
             self.checkpoints.begin(t_start, self.horizon, effort, collect, len(fit.history))
-        steps, stopped_by = march(
-            fit.scheme,
-            self.equation,
-            fit.flow,
-            theta,
-            (t_start, self.horizon),
-            generator,
-            verbose=self.verbose,
-            checkpoints=self.checkpoints,
-            done=done,
-        )
+        steps, stopped_by = done, None
+        if begin < self.horizon or not done:
+            steps, stopped_by = march(
+                fit.scheme,
+                self.equation,
+                fit.flow,
+                theta,
+                (begin, self.horizon),
+                generator,
+                verbose=self.verbose,
+                checkpoints=self.checkpoints,
+                done=done,
+            )
         result = collect(steps, stopped_by)
         result.certificate = self._certify(result)
         result.plan = self.plan
@@ -228,7 +281,10 @@ class Solver:
 
     def _make_plan(self, effort: Effort) -> Plan:
         """The family and the scheme, where the user has not chosen them, and why."""
-        reasons = []
+        reasons = list(self.seen)
+        if self.opening is not None:
+            t = self.opening.times[-1]
+            reasons.append(f"start: nearly a point, by its first two moments up to t = {t:.3g}")
         stored = None if self.resumed is None else self.resumed.flow
         if stored is not None and (self.flow is None or not self.flow.chosen):
             # chosen anew it may come out otherwise, without a seed in particular
@@ -286,6 +342,7 @@ class Solver:
         scale = initial_moments(self.initial, self.equation.d, self.device)[1]
         largest = max(map(len, components(self.structure.interacts, scale @ scale.T)))
         hard = hard and largest > 2 and self.equation.d <= _MOST_OF_A_MIXTURE
+        hard = hard and self.opening is None  # parts of a point have nothing to tell them apart
         if hard and not self._bent() and self.n_modes > 1:
             parts = self._n_parts()
         return choose_flow(
@@ -392,8 +449,9 @@ class Solver:
         if len(fit.trajectory.times) < 2:
             return None
         try:
-            return certify(
+            return certify_with_opening(
                 fit.trajectory,
+                fit.history,
                 self.equation,
                 torch_generator(self.random_state, _CERTIFY),
                 initial_error=fit.initial_error,

@@ -46,6 +46,9 @@ class Start:
         Of V in these coordinates.
     frame : Frame or None
         The map from them to those of the user; None where they are the same.
+    reach : float
+        Root mean square distance from the mean, in widths of the start, that particles sent ahead
+        come to; 0 where none were.
     """
 
     potential: Potential
@@ -53,6 +56,7 @@ class Start:
     scale: Tensor
     structure: Structure
     frame: Frame | None = None
+    reach: float = 0.0
 
     @property
     def reason(self) -> str | None:
@@ -116,7 +120,10 @@ class Start:
             assert horizon is not None  # nothing comes to rest in a potential that moves
             times = [0.0, 0.37 * horizon, horizon]
             return cls(potential, initial, scale, probe_in_time(potential, mean, scale, times))
-        start = cls(potential, initial, scale, probe(potential, mean, scale))
+        ahead = _ahead(FokkerPlanck(potential, beta, d), mean, scale, horizon)
+        structure = probe(potential, mean, scale, ahead=ahead)
+        reach = float((ahead - mean).square().sum(1).mean().sqrt() / scale.norm())
+        start = cls(potential, initial, scale, structure, reach=reach)
         if searched and precondition:
             if start.structure.separable:
                 # a full root would couple coordinates that V leaves alone
@@ -153,10 +160,7 @@ class Start:
         if frame is not None:
             equation, initial = in_frame(equation, frame, times), _pulled_back(initial, frame, d)
         mean, scale = initial_moments(initial, d, device)
-        generator = torch.Generator().manual_seed(8)
-        starts = torch.randn(_N_AHEAD, d, dtype=torch.float64, generator=generator).to(mean)
-        ends = send(equation, mean + starts @ scale.T, horizon, generator, _STEPS_AHEAD).ends
-        ends = ends[torch.isfinite(ends).all(1)]
+        ends = _ahead(equation, mean, scale, horizon)
         tolerance = ROUNDING if frame is None else NOISE
         structure = probe_equation(equation, mean, scale, times, ends, tolerance)
         start = cls(equation.seen(structure), initial, scale, structure, frame)
@@ -202,12 +206,7 @@ class Start:
         before = self._blocks
         if max(map(len, before)) <= 2:
             return self
-        generator = torch.Generator().manual_seed(8)
-        starts = torch.randn(_N_AHEAD, d, dtype=torch.float64, generator=generator).to(mean)
-        equation = FokkerPlanck(self.potential, beta, d)
-        horizon = relaxation_time(scale, beta) if horizon is None else horizon
-        ends = send(equation, mean + starts @ scale.T, horizon, generator, _STEPS_AHEAD).ends
-        ends = ends[torch.isfinite(ends).all(1)]
+        ends = _ahead(FokkerPlanck(self.potential, beta, d), mean, scale, horizon)
         rotation = find_rotation(self.potential, mean, scale, self.structure.interacts, ends)
         if rotation is None:
             return self
@@ -218,6 +217,15 @@ class Start:
             frame, initial = Frame(self.frame.mean, self.frame.root @ rotation), None
         start = self._behind(frame, potential, initial, device)
         return start if len(start._blocks) > len(before) else self
+
+
+def _ahead(equation: Any, mean: Tensor, scale: Tensor, horizon: float | None) -> Tensor:
+    """Where a few particles are at the horizon (n, d), or after a relaxation time of the start."""
+    generator = torch.Generator().manual_seed(8)
+    starts = torch.randn(_N_AHEAD, len(mean), dtype=torch.float64, generator=generator).to(mean)
+    horizon = relaxation_time(scale, equation.beta) if horizon is None else horizon
+    ends = send(equation, mean + starts @ scale.T, horizon, generator, _STEPS_AHEAD).ends
+    return ends[torch.isfinite(ends).all(1)]
 
 
 def _is_turned(frame: Frame) -> bool:

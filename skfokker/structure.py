@@ -35,9 +35,14 @@ class Structure:
 
 
 def probe(
-    potential, mean: Tensor, scale: Tensor, n_points: int = 6, tolerance: float = 1e-6
+    potential,
+    mean: Tensor,
+    scale: Tensor,
+    n_points: int = 6,
+    tolerance: float = 1e-6,
+    ahead: Tensor | None = None,
 ) -> Structure:
-    """Look at the Hessian of V near the initial law.
+    """Look at the Hessian of V near the initial law, and where its mass goes.
 
     The points are the mean and random points at one and at three standard deviations, fixed:
     the answer depends on the potential alone. It serves to choose a family of maps and a
@@ -53,13 +58,20 @@ def probe(
         Number of points; 2 d n_points gradients are evaluated.
     tolerance : float
         Differences below this share of the largest ones are taken for rounding.
+    ahead : Tensor (n, d), optional
+        Where particles are later.
     """
     d = len(mean)
+    if ahead is None:
+        ahead = mean.new_zeros(0, d)
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(n_points, d, dtype=torch.float64, generator=generator).to(mean)
     sizes = torch.tensor([0.0, 1.0, 3.0]).repeat(n_points)[:n_points, None].to(mean)
-    points = mean + (sizes * directions) @ scale.T
-    eps = 1e-4 * scale.diagonal().abs().mean()
+    points = torch.cat([mean + (sizes * directions) @ scale.T, ahead[:n_points]])
+    width = scale.diagonal().abs().mean()
+    if len(ahead):  # a start may be nearly a point
+        width = torch.maximum(width, (ahead - mean).square().mean().sqrt())
+    eps = 1e-4 * width
     shifts = eps * torch.eye(d).to(mean)
     found = []
     for x in points:
@@ -75,7 +87,7 @@ def probe(
     constant = bool((hessians - hessians[0]).abs().amax() <= tolerance * largest)
     hessian = hessians[0] if constant else None
     # a potential of pieces (wells far apart) looks simple wherever one of them is alone
-    if not _holds_at_a_distance(potential, mean, scale, interacts, hessian, tolerance):
+    if not _holds_at_a_distance(potential, mean, scale, interacts, hessian, tolerance, ahead):
         return Structure(False, np.ones((d, d), dtype=bool))
     convexity = float(torch.linalg.eigvalsh(hessian)[0]) if constant else None
     return Structure(constant, interacts.cpu().numpy(), convexity)
@@ -93,7 +105,7 @@ def probe_in_time(potential, mean: Tensor, scale: Tensor, times) -> Structure:
 
 
 def _holds_at_a_distance(
-    potential, mean, scale, interacts, hessian, tolerance, n_points: int = 64
+    potential, mean, scale, interacts, hessian, tolerance, ahead, n_points: int = 64
 ) -> bool:
     """Whether gradients at distant points are what the Hessians seen say of them.
 
@@ -104,12 +116,14 @@ def _holds_at_a_distance(
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(2, n_points, d, dtype=torch.float64, generator=generator).to(mean)
     x, y = mean + 1.5 * x @ scale.T, mean + 1.5 * y @ scale.T
-    swap = (torch.rand(n_points, d, generator=generator) < 0.5).to(x.device)
+    x, y = torch.cat([x, ahead]), torch.cat([y, ahead.roll(1, 0)])
+    swap = (torch.rand(len(x), d, generator=generator) < 0.5).to(x.device)
     z = torch.where(swap, x, y)
-    gradients = potential.value_and_grad(torch.cat([x, y, z]))[1].view(3, n_points, d)
-    if not torch.isfinite(gradients).all():
+    gradients = potential.value_and_grad(torch.cat([x, y, z]))[1].view(3, len(x), d)
+    finite = torch.isfinite(gradients).all(2).all(0)
+    if not finite.any():
         return True  # nothing to be seen there; the march complains where it matters
-    at_x, at_y, at_z = gradients
+    (at_x, at_y, at_z), x, y, swap = gradients[:, finite], x[finite], y[finite], swap[finite]
     close = tolerance * gradients.abs().amax()
     if hessian is not None:
         return bool(((at_x - at_y) - (x - y) @ hessian).abs().amax() <= close)

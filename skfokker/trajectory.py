@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -54,6 +54,11 @@ class Trajectory:
         if missing:
             velocities[missing] = finite_differences(times, thetas)[missing]
         return cls(times, thetas, velocities, flow, d, device or torch.device("cpu"))
+
+    def rows(self, rows: slice) -> Trajectory:
+        """Some of the stored times, as a march of their own."""
+        times, thetas, velocities = self.times[rows], self.thetas[rows], self.velocities[rows]
+        return replace(self, times=times, thetas=thetas, velocities=velocities)
 
     def followed_by(self, later: Trajectory) -> Trajectory:
         """This march and one that starts where it ends, as one."""

@@ -44,6 +44,10 @@ class Preconditioned(Potential):
     def has_walls(self) -> bool:  # type: ignore[override]
         return getattr(self.potential, "has_walls", False)
 
+    @property
+    def _unit_of_energy(self) -> float:  # type: ignore[override]
+        return self.potential._unit_of_energy
+
     def _prepare(self) -> tuple[Tensor, ...]:
         mean, root = as_float64(self.mean, "mean"), as_float64(self.root, "root")
         triangular = root.ndim == 2 and not root.triu(1).any()

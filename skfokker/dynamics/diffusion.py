@@ -188,7 +188,7 @@ class Diffusion:
         seen |= (value.abs().amax(0) > 1e-12 * size).cpu().numpy()
         if self.constant:
             return seen
-        spread = x.std(0).clamp(min=1e-12)
+        spread = x.std(0).clamp(min=1e-300)
         for k in range(d):
             moved = x.clone()
             moved[:, k] += 1e-3 * spread[k]

@@ -21,9 +21,11 @@ from torch import Tensor
 
 from ..divergence import divergence
 from ..equation import log_normal
+from ..potentials import PotentialError
 from .diffusion import Diffusion
 from .drift import Drift, Interaction
 from .lipschitz import Lipschitz
+from .scaled import ScaledDiffusion, ScaledDrift, ScaledInteraction
 from .terms import not_finite
 
 if TYPE_CHECKING:
@@ -89,6 +91,24 @@ class GeneralFokkerPlanck:
         out.lipschitz = self.lipschitz
         return out
 
+    @property
+    def scalable(self) -> bool:
+        """Whether :meth:`in_units` is there: rho^m and Lipschitz constants stay in the user's."""
+        return self.porous is None and self.lipschitz is None
+
+    def in_units(self, origin: Tensor, length: float) -> GeneralFokkerPlanck:
+        """The equation of u in x = origin + length u, for x of this one."""
+        drift, diffusion, interaction = self.terms
+        return GeneralFokkerPlanck(
+            ScaledDrift(drift, origin, length),  # type: ignore[arg-type]
+            ScaledDiffusion(diffusion, origin, length),  # type: ignore[arg-type]
+            interaction and ScaledInteraction(interaction, length),  # type: ignore[arg-type]
+            separable=self.separable,
+            interacts=self.interacts,
+            regular=self.regular,
+            linear=self.linear,
+        )
+
     # ------------------------------------------------------------ what it is
 
     @property
@@ -153,8 +173,7 @@ class GeneralFokkerPlanck:
         """See :class:`skfokker.equation.FokkerPlanck`, as for all that follow."""
         value = self.raw_drift(x)
         if not torch.isfinite(value).all():
-            where = self.terms[0].where(x)
-            raise not_finite(value, where, self.time, self._blame(where))
+            raise self._not_finite(value, x, self.time)
         return value
 
     def raw_drift(self, x: Tensor) -> Tensor:
@@ -167,8 +186,13 @@ class GeneralFokkerPlanck:
             value = value + interaction.force(x, crowd[:n].to(x), self.time)
         return value
 
+    def _not_finite(self, value: Tensor, x: Tensor, t: float) -> PotentialError:
+        """What is said of a drift (n, d) that is not finite at x."""
+        where = self.terms[0].where(x)
+        return not_finite(value, where, t, self._blame(where))
+
     def _blame(self, x: Tensor) -> str:
-        """The function that is not finite at x."""
+        """The function that is not finite at x, in the user's units."""
         for term in self.terms[0].terms:
             if not torch.isfinite(term(x, self.time)).all():
                 return term.name
@@ -285,8 +309,7 @@ class GeneralFokkerPlanck:
         A, value = slopes(lambda moves: drift(at + moves, t))
         if not (torch.isfinite(A).all() and torch.isfinite(value).all()):
             self.time = float(t)
-            x = drift.where(at[None])
-            raise not_finite(torch.full_like(x, torch.nan), x, t, self._blame(x))
+            raise self._not_finite(torch.full_like(at[None], torch.nan), at[None], t)
         K = torch.zeros_like(A)
         if interaction is not None:
             K = slopes(lambda moves: interaction.slope(moves, t))[0]

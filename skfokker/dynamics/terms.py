@@ -81,7 +81,9 @@ class Term:
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """The answer at x (n, d), as (n, ...) or (1, ...), in the dtype of x."""
-        value = torch.as_tensor(self.raw(x, t)).to(x)
+        value = self.raw(x, t)
+        # a number of Python's has all its digits
+        value = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else x.dtype).to(x)
         if not self.shape.startswith("n"):
             return value[None]
         return value[:, 0] if self.shape == "n1" else value

@@ -35,6 +35,9 @@ class Flow(BaseEstimator):
         True if a march may leave the map asleep, at the identity, until it needs it.
     chosen : bool
         False if a fit has to choose the functions of the family first.
+    placed : bool
+        True if its hyper-parameters are places in the units of the user, so that the march has to
+        be made in these.
     marched_by_scores : bool
         True if the scores of the parameters are at hand coordinate by coordinate, so that
         :class:`~skfokker.schemes.ScoreDualNested` can march the family.
@@ -51,6 +54,7 @@ class Flow(BaseEstimator):
     affine: bool = False
     reserve: bool = False
     chosen: bool = True
+    placed: bool = False
     marched_by_scores: bool = False
     moves_otherwise: bool = False
     closed_form: bool = False

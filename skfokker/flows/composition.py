@@ -45,6 +45,14 @@ class Composition(Flow):
         return all(layer.separable for layer in self.layers)
 
     @property
+    def placed(self):
+        return any(layer.placed for layer in self.layers)
+
+    @property
+    def affine(self):
+        return all(layer.affine for layer in self.layers)
+
+    @property
     def moves_otherwise(self):
         # only the first layer is fed the reference, whose law its own velocity is made for
         return bool(self.layers) and self.layers[0].moves_otherwise

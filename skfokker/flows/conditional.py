@@ -66,6 +66,10 @@ class ConditionalFlow(Flow):
         self.capacity = capacity
 
     @property
+    def placed(self) -> bool:  # type: ignore[override]
+        return self.chosen
+
+    @property
     def chosen(self) -> bool:  # type: ignore[override]
         """Whether the functions are given; if not a fit has to choose them."""
         return self.own is not None

@@ -27,8 +27,19 @@ class Frame(Flow):
         self.mean = mean
         self.root = root
 
+    affine = True
+    placed = True
+
+    @property
+    def separable(self):
+        root = as_float64(self.root, "root")
+        return not root.ndim or bool((root == torch.diag(root.diagonal())).all())
+
     def n_parameters(self, d):
         return 0
+
+    def coordinate_index(self, d):
+        return torch.zeros(d, 0, dtype=torch.long)
 
     def init(self, d, generator=None):
         return torch.zeros(0, dtype=torch.float64)
@@ -70,6 +81,12 @@ class _FrameLinearization(Linearization):
 
     def solve_transposed(self, v):
         return solve_root(self.root.T, v.reshape(-1, v.shape[-1])).reshape(v.shape)
+
+    def coordinate_jacobian(self):
+        return self.y.new_zeros(*self.y.shape, 0)
+
+    def coordinate_slope(self):
+        return self.root.diagonal().expand_as(self.y)
 
     def jvp(self, dtheta, dx=None):
         return torch.zeros_like(self.y) if dx is None else dx @ self.root.T

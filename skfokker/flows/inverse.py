@@ -37,8 +37,12 @@ class Inverse(Flow):
     def reserve(self):
         return self.back.reserve
 
+    @property
+    def placed(self):
+        return self.back.placed
+
     def starts_at_identity(self, d):
-        return self.flow.starts_at_identity(d)
+        return self.back.starts_at_identity(d)
 
     def n_parameters(self, d):
         return self.back.n_parameters(d)

@@ -35,6 +35,7 @@ class Potential(CloneMixin, BaseEstimator):
     """
 
     has_walls = False
+    _unit_of_energy = 1.0  # of V, in units of the user's
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)

@@ -67,14 +67,15 @@ def refuse_boundaries(
         return
     k = int(torch.where(reached, rise, torch.inf).argmin())
     beyond = mean + 1.01 * outside[k] * rays[k]
-    value = float(potential.value_and_grad(beyond[None])[0])
+    value, unit = float(potential.value_and_grad(beyond[None])[0]), potential._unit_of_energy
     end = _show_at(potential, mean + inside[k] * rays[k])
     raise PotentialError(
         f"the potential returned {'NaN' if math.isnan(value) else f'{value:g}'} at x = "
         f"{_show_at(potential, beyond)}: it ends at about {end}, within reach of "
-        f"the mass by t = {horizon:g} (on the way there it rises by {float(rise[k]):.3g}, with "
-        f"beta = {beta:g}). The laws of this package live on all of R^d. Take coordinates without "
-        "a boundary, such as log x for x > 0: the equilibrium is then "
+        f"the mass by t = {horizon:g} (on the way there it rises by "
+        f"{unit * float(rise[k]):.3g}, with beta = {unit * beta:g}). The laws of this package live "
+        "on all of R^d. Take coordinates without a boundary, such as log x for x > 0: the "
+        "equilibrium is then "
         "skfokker.bayes.sample_posterior(log_density, constraints={'x': constraints.positive}). "
         "Or go on with a steep finite slope: V(x.clamp_min(a)) + k * (a - x).relu()**2"
     )

@@ -98,7 +98,11 @@ class CheckedPotential(Potential):
 
     def to_x(self, x):
         """Points of the march in the coordinates of the user, for messages."""
-        return self.potential.to_x(x) if hasattr(self.potential, "to_x") else x
+        return located(self.potential, x)
+
+    @property
+    def _unit_of_energy(self) -> float:  # type: ignore[override]
+        return self.potential._unit_of_energy
 
     def _check(self, result: Tensor, x: Tensor, name: str) -> None:
         if torch.isfinite(result).all():
@@ -130,7 +134,14 @@ def _show(point: Tensor, limit: int = 6) -> str:
 
 def _show_at(potential: Any, point: Tensor) -> str:
     """A point (d,) that a potential was asked at, in the coordinates of the user."""
-    return _show(potential.to_x(point[None])[0] if hasattr(potential, "to_x") else point)
+    return _show(located(potential, point[None])[0])
+
+
+def located(potential: Any, x: Tensor) -> Tensor:
+    """Points (n, d) that a potential was asked at, in the coordinates of the user."""
+    while hasattr(potential, "to_x"):
+        x, potential = potential.to_x(x), getattr(potential, "potential", None)
+    return x
 
 
 def check_potential(
@@ -311,7 +322,8 @@ def check_answers(potential: Potential, device: str | torch.device = "cpu") -> N
 
 def rounding(value: Tensor) -> float:
     """Relative rounding of values, which may have been computed in float32."""
-    single = (value == value.float().to(value)).all()
+    gap = (value - value.float().to(value)).abs()
+    single = (gap <= 8 * torch.finfo(torch.float64).eps * value.abs()).all()  # in other units, too
     return torch.finfo(torch.float32 if single else value.dtype).eps
 
 

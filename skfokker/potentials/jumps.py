@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import Potential
-from .checks import PotentialError, _show, rounding
+from .checks import PotentialError, _show, located, rounding
 
 _N_PAIRS = 512
 _LENGTH = 0.1  # of a pair of neighbours, in standard deviations a coordinate
@@ -52,6 +52,7 @@ def find_jump(potential: Potential, x: Tensor, scale: Tensor, beta: float) -> Ju
     generator = torch.Generator().manual_seed(2)
     z = torch.randn(x.shape, dtype=torch.float64, generator=generator)
     a, b = x, x + _LENGTH * z.to(x) @ scale.T
+    unit = potential._unit_of_energy
     for _ in range(_HALVINGS + 1):
         middle = (a + b) / 2
         value, gradient = potential.value_and_grad(torch.cat([a, middle, b]))
@@ -59,14 +60,14 @@ def find_jump(potential: Potential, x: Tensor, scale: Tensor, beta: float) -> Ju
         slope = (gradient.view(3, *a.shape) * (b - a)).sum(2)
         unexplained = (at_b - at_a - (slope[0] + 4 * slope[1] + slope[2]) / 6).abs()
         unexplained = torch.where(torch.isfinite(unexplained), unexplained, 0.0)
-        noise = 100 * rounding(value) * (at_a.abs() + at_b.abs())
+        noise = 100 * rounding(value * unit) * (at_a.abs() + at_b.abs())
         suspect = unexplained > 0.01 * beta + noise
         if not suspect.any():
             return None
         worst = torch.where(suspect, unexplained, 0.0).topk(min(_N_SUSPECTS, len(a))).indices
         a, b, middle = a[worst], b[worst], middle[worst]
-        height, at = float(unexplained[worst[0]]), middle[:1]
-        at = (potential.to_x(at) if hasattr(potential, "to_x") else at)[0]
+        height = unit * float(unexplained[worst[0]])
+        at = located(potential, middle[:1])[0]
         a, b = torch.cat([a, middle]), torch.cat([middle, b])
     return Jump(height, at)
 
@@ -125,7 +126,9 @@ def refuse_jumps(potential: Potential, mean: Tensor, scale: Tensor, beta: float)
     jump = find_jump(potential, x, scale, beta)
     if jump is None:  # few of the pairs may stand on either side of a wall
         wall = find_wall(potential, x, potential.value_and_grad(x)[0], 1e3 * beta)
-        jump = None if wall is None else Jump(wall.high - wall.low, wall.at)
+        if wall is not None:
+            height = potential._unit_of_energy * (wall.high - wall.low)
+            jump = Jump(height, located(potential, wall.at[None])[0])
     if jump is not None:
         raise PotentialError(str(jump))
 
@@ -141,6 +144,7 @@ def refuse_wrong_gradients(potential: Potential, mean: Tensor, scale: Tensor) ->
     z, u = torch.randn(2, 16, len(mean), dtype=torch.float64, generator=generator).to(mean)
     x = mean + z @ scale.T
     wrong = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    unit = potential._unit_of_energy
     for length in (1e-3, 1e-6):  # rough ones need the short step, rounded ones the long one
         step = length * u @ scale.T
         value, gradient = potential.value_and_grad(torch.cat([x + step, x, x - step]))
@@ -148,15 +152,15 @@ def refuse_wrong_gradients(potential: Potential, mean: Tensor, scale: Tensor) ->
         gradient = gradient.view(3, *x.shape)[1]
         slope, rise = (gradient * step).sum(1), (above - below) / 2
         size = gradient.norm(dim=1) * step.norm(dim=1)
-        wrong = wrong & ((rise - slope).abs() > 1e-2 * size + 10 * rounding(value) * here.abs())
+        wrong = wrong & (
+            (rise - slope).abs() > 1e-2 * size + 10 * rounding(value * unit) * here.abs()
+        )
     if wrong.double().mean() > 0.7:
         k = int(wrong.nonzero()[0, 0])
+        ends = located(potential, torch.stack([x[k], x[k] + step[k]]))
+        length = float((ends[1] - ends[0]).norm()) / unit
         raise ValueError(
-            f"the gradient of the potential is not that of its values: at x = {_show(x[k])} the "
-            f"slope along a direction is {_per(slope[k], step[k])} by the gradient and "
-            f"{_per(rise[k], step[k])} by differences; correct the gradient"
+            f"the gradient of the potential is not that of its values: at x = {_show(ends[0])} the "
+            f"slope along a direction is {float(slope[k]) / length:.4g} by the gradient and "
+            f"{float(rise[k]) / length:.4g} by differences; correct the gradient"
         )
-
-
-def _per(rise: Tensor, step: Tensor) -> str:
-    return f"{float(rise / step.norm()):.4g}"

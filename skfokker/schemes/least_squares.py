@@ -127,8 +127,9 @@ class LeastSquaresNested(Scheme):
 
     def steps(self, equation, flow, theta, t_start, t_end, generator):
         family = Growing(flow, theta, equation.d)
-        march = _March(self, equation, family.awake, family.active(), generator)
         span = t_end - t_start
+        slowest = 1e-6 / span  # a rate that nothing comes of
+        march = _March(self, equation, family.awake, family.active(), generator, slowest)
         largest = self.max_step or span / march.fewest_steps
         problem = march.training_problem(family.active())
         now = march.evaluate(
@@ -200,7 +201,7 @@ class LeastSquaresNested(Scheme):
         residual = problem.linearization.law_velocity(now.xi) + problem.g
         family.wake()
         theta = family.active()
-        march = _March(self, march.equation, family.awake, theta, march.generator)
+        march = _March(self, march.equation, family.awake, theta, march.generator, march.slowest)
         problem = march.training_problem(theta, points)
         theta = train_dormant(march.flow, problem, self.feature_iterations, residual)
         theta = march.reduction.same(theta)
@@ -230,7 +231,7 @@ class _March:
     keep = 5
     n_training = 8192
 
-    def __init__(self, scheme, equation, flow, theta, generator):
+    def __init__(self, scheme, equation, flow, theta, generator, slowest):
         self.equation, self.flow, self.generator = equation, flow, generator
         d, m = equation.d, flow.n_parameters(equation.d)
         self.d, self.device, self.dtype = d, theta.device, theta.dtype
@@ -281,6 +282,7 @@ class _March:
         else:
             self.integrators = [dormand_prince(), Chebyshev(scheme.max_stages)]
         self.stiff_direction = None
+        self.slowest = slowest
         self.age = 0
 
     def _draw(self):
@@ -380,14 +382,14 @@ class _March:
         direction = now.xi if first else self.stiff_direction
         size = float(direction.norm())
         if size == 0:
-            return 1e-6
+            return self.slowest
         direction, rho = direction / size, 0.0
         eps = 1e-6 * max(1.0, float(now.theta.norm()))
         for _ in range(50 if first else 5):
             change = (self.evaluate(now.theta + eps * direction).xi - now.xi) / eps
             before, rho = rho, float(change.norm())
-            if rho <= 1e-6:
-                return 1e-6
+            if rho <= self.slowest:
+                return self.slowest
             direction = change / rho
             if abs(rho - before) < 0.05 * rho:
                 break

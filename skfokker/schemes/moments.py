@@ -61,7 +61,7 @@ class GaussianMoments(Scheme):
         self.max_steps = max_steps
 
     def steps(self, equation, flow, theta, t_start, t_end, generator):
-        march = _March(equation, flow, theta)
+        march = Moments(equation, flow, theta)
         span = t_end - t_start
         largest = self.max_step or span / 20
         t, h, rejected = t_start, min(largest, self.first_step * span), 0
@@ -96,7 +96,7 @@ class GaussianMoments(Scheme):
         )
 
 
-class _State:
+class MomentsState:
     """Mean and covariance with their rates, and theta with its own."""
 
     def __init__(self, mean, covariance, rates, theta, velocity, generator):
@@ -104,7 +104,7 @@ class _State:
         self.theta, self.velocity, self.generator = theta, velocity, generator
 
 
-class _March:
+class Moments:
     """Steps of mean and covariance, and the parameters that belong to them."""
 
     def __init__(self, equation, flow, theta):
@@ -131,13 +131,14 @@ class _March:
         A, value, K, D = self.equation.linear_terms(t, mean, size)
         return A - K, A, value, D
 
-    def state(self, t: float, mean: Tensor, covariance: Tensor) -> _State:
+    def state(self, t: float, mean: Tensor, covariance: Tensor) -> MomentsState:
         B, A, value, D = self.terms(t, mean, covariance)
         change = B @ covariance
         change = change + change.T + 2 * D
         root = torch.linalg.cholesky(covariance)
         theta = self.flow.with_affine(self.flow.init(self.d).to(mean), mean, root)
-        return _State(mean, covariance, (value, change), theta, self._rate(theta, value, change), B)
+        rate = self._rate(theta, value, change)
+        return MomentsState(mean, covariance, (value, change), theta, rate, B)
 
     def _rate(self, theta: Tensor, value: Tensor, change: Tensor) -> Tensor:
         """theta' of the law whose moments move with (value, change)."""
@@ -155,12 +156,12 @@ class _March:
         lower = moved / root.diagonal() - lower * by
         return torch.cat([value, by, torch.zeros_like(lower[i, j]), lower[j, i]])
 
-    def longest(self, now: _State) -> float:
+    def longest(self, now: MomentsState) -> float:
         """The longest step whose exponential is computed without loss."""
         size = float(torch.linalg.matrix_norm(now.generator, 1))
         return _REACH / size if size > 0 else math.inf
 
-    def step(self, t: float, now: _State, h: float) -> tuple[_State, float]:
+    def step(self, t: float, now: MomentsState, h: float) -> tuple[MomentsState, float]:
         """The state at t + h, and its error and that between the two, in standard deviations."""
         try:
             mean, covariance = self._advance(t, now, h, 4)
@@ -184,7 +185,9 @@ class _March:
         inner = torch.linalg.solve_triangular(root, inner.T, upper=False)
         return float(shift.norm() + inner.norm() / 2)
 
-    def _between(self, t: float, now: _State, after: _State, h: float, root: Tensor) -> float:
+    def _between(
+        self, t: float, now: MomentsState, after: MomentsState, h: float, root: Tensor
+    ) -> float:
         """Error of the cubic interpolant of theta at the middle, from what it should move like."""
         theta = (now.theta + after.theta) / 2 + h * (now.velocity - after.velocity) / 8
         rate = 1.5 * (after.theta - now.theta) / h - (now.velocity + after.velocity) / 4
@@ -202,7 +205,7 @@ class _March:
         both = torch.cat([moved[0][:, None], matrix], 1)
         return float(torch.linalg.solve_triangular(root, both, upper=False).norm())
 
-    def _advance(self, t: float, now: _State, h: float, order: int) -> tuple[Tensor, Tensor]:
+    def _advance(self, t: float, now: MomentsState, h: float, order: int) -> tuple[Tensor, Tensor]:
         """Mean and covariance at t + h by the Magnus series of that order."""
         mean, covariance = now.mean, now.covariance
         nodes = (0.5,) if order == 2 else _NODES
@@ -232,7 +235,7 @@ class _March:
         second[:d, :d], second[:d, d:], second[d:, d:] = B, 2 * D, -B.T
         return first, second
 
-    def stored(self, t: float, now: _State, rejected: int) -> Step:
+    def stored(self, t: float, now: MomentsState, rejected: int) -> Step:
         value, change = now.rates
         record = {
             "speed": self._size(torch.linalg.cholesky(now.covariance), value, change),

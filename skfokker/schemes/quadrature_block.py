@@ -90,7 +90,9 @@ class QuadratureBlock(Block):
 
     def _ask_along(self, log_density: Tensor | None = None) -> None:
         points = self._nodes
-        along = torch.as_tensor(self.equation.spread_along(points, log_density)).to(points)
+        along = torch.as_tensor(
+            self.equation.spread_along(points, log_density), dtype=points.dtype
+        ).to(points)
         along = torch.nan_to_num(along.expand_as(points))
         self.along = [along[:, c].view(self.shape) for c in self.columns]
 

@@ -158,7 +158,7 @@ class SampledBlock(Block):
         log_density = sum(at.log_density[:, 0] for at in states)
         with self.processes.together():
             driving = pull + equation.spread(y, self._in_x(score), log_density)
-            along = torch.as_tensor(equation.spread_along(y, log_density)).to(y)
+            along = torch.as_tensor(equation.spread_along(y, log_density), dtype=y.dtype).to(y)
             along = along.expand_as(y)[:, self.order]
         driving = driving[:, self.order]
         energy = value
