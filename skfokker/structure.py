@@ -9,6 +9,8 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+_ROUNDING = 1e-13  # relative size of what is rounding in a gradient
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -73,18 +75,20 @@ def probe(
         width = torch.maximum(width, (ahead - mean).square().mean().sqrt())
     eps = 1e-4 * width
     shifts = eps * torch.eye(d).to(mean)
-    found = []
+    found, steepest = [], 0.0
     for x in points:
         gradient = potential.value_and_grad(torch.cat([x + shifts, x - shifts]))[1]
         seen = (gradient[:d] - gradient[d:]) / (2 * eps)
         if torch.isfinite(seen).all():
             found.append(seen)
+            steepest = max(steepest, float(gradient.abs().amax()))
     if len(found) < 2:
         return Structure(False, np.ones((d, d), dtype=bool))
     hessians = torch.stack(found)
-    largest = hessians.abs().amax()
-    interacts = hessians.abs().amax(0) > tolerance * largest
-    constant = bool((hessians - hessians[0]).abs().amax() <= tolerance * largest)
+    # of a constant force differences are rounding alone
+    nothing = torch.maximum(tolerance * hessians.abs().amax(), _ROUNDING * steepest / eps)
+    interacts = hessians.abs().amax(0) > nothing
+    constant = bool((hessians - hessians[0]).abs().amax() <= nothing)
     hessian = hessians[0] if constant else None
     # a potential of pieces (wells far apart) looks simple wherever one of them is alone
     if not _holds_at_a_distance(potential, mean, scale, interacts, hessian, tolerance, ahead):

@@ -16,12 +16,12 @@ class SupportMap(Flow):
     Parameters
     ----------
     low, high : array-like (d,)
-        Infinite where there is no end. Points that are not inside have the log density -inf.
+        Infinite where there is no end; one number is that of all coordinates. Points that are not inside have the log density -inf.
     """
 
     separable = True
 
-    def __init__(self, low, high):
+    def __init__(self, low=-np.inf, high=np.inf):
         self.low = low
         self.high = high
 
