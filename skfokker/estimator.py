@@ -289,9 +289,11 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         Notes
         -----
         Whatever stops a march half-way loses nothing: after Ctrl-C, ``fit`` returns with a
-        warning; an exception, of the potential say, passes through. Either way the model is
-        fitted up to the time reached, ``interrupted_`` is True, and with ``warm_start=True``
-        another call of ``fit`` goes on from there.
+        warning, at once (``certificate_`` is computed when it is first asked for, and a second
+        Ctrl-C stops that, too); an exception, of the potential say, passes through. Either way the
+        model is fitted up to the time reached, ``interrupted_`` is True, and with
+        ``warm_start=True`` another call of ``fit`` goes on from there. Before the first step there
+        is nothing to be returned, and Ctrl-C is a ``KeyboardInterrupt``.
         """
         self._validate_params()
         horizon = as_horizon(y, t_final, self.t_final)
@@ -604,6 +606,10 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         self.initial_error_, self.certificate_ = fit.initial_error, fit.certificate
         self.correction_, self.plan_ = fit.correction, fit.plan
         self.interrupted_ = fit.stopped_by is not None
+        self.__dict__.pop("_certify_later", None)
+        if fit.certify_later is not None:
+            del self.certificate_
+            self._certify_later = fit.certify_later
 
     def _last_fit(self) -> Fit:
         flow = split_units(self.flow_)[0]

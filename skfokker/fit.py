@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .certificate import Certificate
@@ -32,6 +33,8 @@ class Fit:
         Who chose flow and scheme, and why.
     stopped_by : exception or None
         What stopped it before its horizon.
+    certify_later : callable or None
+        Computes the certificate, where the keyboard has asked for the fit at once.
     """
 
     flow: Flow
@@ -43,3 +46,4 @@ class Fit:
     correction: Correction | None = None
     plan: Plan | None = None
     stopped_by: BaseException | None = field(default=None, repr=False)
+    certify_later: Callable[[], Certificate | None] | None = field(default=None, repr=False)

@@ -32,6 +32,8 @@ class PersistentMixin:
 
     def __getstate__(self) -> dict:
         state: dict = dict(super().__getstate__())  # type: ignore[call-overload]
+        if state.pop("_certify_later", None) is not None:
+            state["certificate_"] = None
         potential = state.get("potential_")
         if potential is not None:
             problem = _pickling_problem(potential)
@@ -127,6 +129,8 @@ class PersistentMixin:
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         state = {name: detached(value) for name, value in self.__dict__.items()}
+        if state.pop("_certify_later", None) is not None:
+            state["certificate_"] = None
         new.__dict__.update(copy.deepcopy(state, memo))
         return new
 
@@ -137,6 +141,10 @@ class PersistentMixin:
 
     def __getattr__(self, name: str) -> Any:
         # Reached only where the attribute is not there.
+        if name == "certificate_" and "_certify_later" in self.__dict__:
+            self.certificate_ = self._certify_later()
+            del self._certify_later
+            return self.certificate_
         if name == "potential_" and "_dropped_potential" in self.__dict__:
             raise AttributeError(
                 f"potential_ is missing: it was {self.__dict__['_dropped_potential']}, which could "

@@ -115,7 +115,8 @@ def solve_to_rest(solver: Solver, rest: Rest) -> Fit:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             fit = solver.solve()
-        done = fit.stopped_by is not None or rest.reached(fit, solver)
+        asked = fit.stopped_by is not None or fit.certify_later is not None
+        done = asked or rest.reached(fit, solver)
         for warning in caught:
             if done or not issubclass(warning.category, ConvergenceWarning):
                 warnings.warn(warning.message, stacklevel=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Integral
 from typing import Any
 
@@ -125,6 +125,8 @@ class Solver:
                 if kept is None:
                     raise
                 stopped_by = stop
+            if stopped_by is None and fit.certify_later is not None:
+                return fit if kept is None else kept  # the keyboard, at the certificate
             if stopped_by is not None:
                 if kept is None:
                     return fit
@@ -248,8 +250,11 @@ class Solver:
                 done=done,
             )
         result = collect(steps, stopped_by)
-        result.certificate = self._certify(result)
         result.plan = self.plan
+        if isinstance(stopped_by, KeyboardInterrupt):  # somebody waits
+            result.certify_later = partial(self._bound, result)
+        else:
+            result.certificate = self._certify(result)
         return result
 
     def _start(self, effort: Effort, generator: torch.Generator) -> tuple[Fit, Tensor, float]:
@@ -444,26 +449,33 @@ class Solver:
             return None
         return log_sobolev_constant(self.initial, self.equation.d)
 
-    def _certify(self, fit: Fit) -> Certificate | None:
+    def _bound(self, fit: Fit) -> Certificate | None:
         """The bound on the error of a march, from fresh points."""
         if len(fit.trajectory.times) < 2:
             return None
+        return certify_with_opening(
+            fit.trajectory,
+            fit.history,
+            self.equation,
+            torch_generator(self.random_state, _CERTIFY),
+            initial_error=fit.initial_error,
+            convexity=self.convexity,
+            log_sobolev=self._log_sobolev(),
+            interacts=self.structure.interacts,
+        )
+
+    def _certify(self, fit: Fit) -> Certificate | None:
+        """The same; None, with a warning, where that ends in an error or at the keyboard."""
         try:
-            return certify_with_opening(
-                fit.trajectory,
-                fit.history,
-                self.equation,
-                torch_generator(self.random_state, _CERTIFY),
-                initial_error=fit.initial_error,
-                convexity=self.convexity,
-                log_sobolev=self._log_sobolev(),
-                interacts=self.structure.interacts,
-            )
+            return self._bound(fit)
         except (Exception, KeyboardInterrupt) as stop:
             # the march is what took the time: nothing that happens here may lose it
+            now = "None"
+            if isinstance(stop, KeyboardInterrupt):
+                now, fit.certify_later = "computed when it is asked for", partial(self._bound, fit)
             if fit.stopped_by is None:
                 warnings.warn(
-                    f"The march is complete, but certificate_ is None: its computation ended in "
+                    f"The march is complete, but certificate_ is {now}: its computation ended in "
                     f"{type(stop).__name__}: {stop}",
                     UserWarning,
                     stacklevel=5,

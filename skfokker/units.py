@@ -131,9 +131,13 @@ class Units:
         """A fit in these units as one in those of the user, its flow excepted."""
         if self.trivial:
             return fit
-        certificate = fit.certificate
-        if certificate is not None and not math.isnan(self.beta):
-            certificate = stretched(certificate, self.length)
+        certificate, later = self._certificate(fit.certificate), fit.certify_later
+        if later is not None:
+            compute = later
+
+            def later():
+                return self._certificate(compute())
+
         correction = fit.correction
         if correction is not None:
             shift = len(self.origin) * math.log(self.length)
@@ -143,7 +147,19 @@ class Units:
                 nll_after=correction.nll_after + shift,
             )
         history = [self.leave_record(record) for record in fit.history]
-        return replace(fit, certificate=certificate, correction=correction, history=history)
+        return replace(
+            fit,
+            certificate=certificate,
+            correction=correction,
+            history=history,
+            certify_later=later,
+        )
+
+    def _certificate(self, certificate: Certificate | None) -> Certificate | None:
+        """One of these units in those of the user; without a free energy it has none."""
+        if certificate is None or math.isnan(self.beta):
+            return certificate
+        return stretched(certificate, self.length)
 
     def enter(self, fit: Fit) -> Fit:
         """The inverse of :meth:`leave` for what a march is continued from."""

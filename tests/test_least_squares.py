@@ -160,6 +160,6 @@ def test_units_are_trained_on_as_many_points_as_fit_in_one_piece():
     flow = triangular(d)
     theta = flow.init(d, generator)
     scheme = LeastSquaresNested(n_samples=1024, max_memory=1e-4)
-    march = _March(scheme, equation, flow, theta, generator)
+    march = _March(scheme, equation, flow, theta, generator, 1e-6)
     problem = march.training_problem(theta)
     assert len(problem.x) == 256 and not isinstance(problem.linearization, Pieces)

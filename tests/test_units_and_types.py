@@ -15,11 +15,14 @@ from skfokker.flows import (
     AffineFlow,
     Composition,
     ElementwiseFlow,
+    Frame,
     Inverse,
+    MixtureFlow,
     PlanarFlow,
     ScaleFlow,
     TriangularFlow,
 )
+from skfokker.flows.conditional_choice import choose_conditional
 from skfokker.initial import initial_draws
 from skfokker.potentials import DoubleWell, Quadratic
 from skfokker.validation import as_horizon, as_times
@@ -232,12 +235,21 @@ FAMILIES = [
     Inverse(TriangularFlow()),
     ScaleFlow(),
     Composition([ElementwiseFlow(), AffineFlow()]),
+    MixtureFlow(2),
+    MixtureFlow(5),
+    Composition([MixtureFlow(3), Frame([1.0, -2.0], 0.3)]),
+    choose_conditional(
+        np.ones((2, 2), bool),
+        torch.zeros(2).double(),
+        torch.eye(2).double(),
+        np.random.default_rng(0).normal(size=(5, 300, 2)),
+    ),
     posterior_flow(2),
     separable_flow(),
 ]
 
 
-@pytest.mark.parametrize("flow", FAMILIES, ids=str)
+@pytest.mark.parametrize("flow", FAMILIES, ids=lambda flow: str(flow)[:40])
 @pytest.mark.parametrize("seed", range(3))
 def test_far_tails_are_numbers_and_fall_outwards(flow, seed):
     generator = torch.Generator().manual_seed(seed)

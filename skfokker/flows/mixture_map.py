@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _LOG_2PI = math.log(2 * math.pi)
+_FAR = 1e150  # standard deviations; the square of more is no number
 
 
 class Mixture:
@@ -47,7 +48,7 @@ class Mixture:
         n, d = y.shape
         flat = self.whitener.reshape(-1, d)
         offset = (self.whitener @ self.means[:, :, None])[:, :, 0]
-        return (y @ flat.T).view(n, -1, d) - offset
+        return ((y @ flat.T).view(n, -1, d) - offset).clamp(-_FAR, _FAR)
 
     def log_components(self, whitened: Tensor) -> Tensor:
         """log w_k N(y; m_k, C_k) at whitened points (n, K, d), shape (n, K)."""
@@ -82,7 +83,8 @@ class Mixture:
             shift = (whitened[:, :, :i] * self.root[:, i, :i]).sum(2)
             centre = self.means[:, i] + shift
             y[:, i] = _mixture_quantile(x[:, i], log_weights, centre, self.diagonal[:, i])
-            whitened[:, :, i] = (y[:, i, None] - centre) / self.diagonal[:, i]
+            z = (y[:, i, None] - centre) / self.diagonal[:, i]
+            whitened[:, :, i] = z.clamp(-_FAR, _FAR)
             log_weights = log_weights - 0.5 * whitened[:, :, i].square() - self.diagonal[:, i].log()
             log_weights = log_weights - torch.logsumexp(log_weights, 1, keepdim=True)
         return y
@@ -94,7 +96,8 @@ def _gaussianise(log_weights: Tensor, z: Tensor, dim: int) -> Tensor:
     upper = torch.logsumexp(log_weights + torch.special.log_ndtr(-z), dim)
     with torch.no_grad():
         left = lower < upper
-        x = normal_quantile(torch.where(left, lower, upper))
+        # the thinner side has no more than a half, whatever the rounding of weights far out
+        x = normal_quantile(torch.where(left, lower, upper).clamp(max=-math.log(2)))
         x = torch.where(left, x, -x)
     if not (torch.is_grad_enabled() and (lower.requires_grad or upper.requires_grad)):
         return x
@@ -113,7 +116,9 @@ def normal_quantile(log_p: Tensor) -> Tensor:
     x = -(size - torch.log(2 * math.pi * size)).clamp(min=0.0).sqrt()
     for _ in range(4):
         value = torch.special.log_ndtr(x)
+        # far out phi / Phi is |x|, of which the difference of two squares has no digits left
         slope = (-0.5 * x.square() - 0.5 * _LOG_2PI - value).exp()
+        slope = torch.where(x < -1e5, -x, slope)
         x = x - (value - log_p) / slope
     return torch.where(log_p < -500.0, x, direct)
 

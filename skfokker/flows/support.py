@@ -16,7 +16,8 @@ class SupportMap(Flow):
     Parameters
     ----------
     low, high : array-like (d,)
-        Infinite where there is no end; one number is that of all coordinates. Points that are not inside have the log density -inf.
+        Infinite where there is no end; one number is that of all coordinates. Points that are not
+        inside have the log density -inf.
     """
 
     separable = True

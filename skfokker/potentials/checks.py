@@ -96,10 +96,6 @@ class CheckedPotential(Potential):
         """V and grad V at x (n, d), whatever they are: for points that may lie out of reach."""
         return self.potential.value_and_grad(x)
 
-    def to_x(self, x):
-        """Points of the march in the coordinates of the user, for messages."""
-        return located(self.potential, x)
-
     @property
     def _unit_of_energy(self) -> float:  # type: ignore[override]
         return self.potential._unit_of_energy
@@ -107,7 +103,7 @@ class CheckedPotential(Potential):
     def _check(self, result: Tensor, x: Tensor, name: str) -> None:
         if torch.isfinite(result).all():
             return
-        x = self.to_x(x)
+        x = located(self.potential, x)
         when = "" if self.time is None else f" (time t = {self.time:g})"
         lost = ~torch.isfinite(x).all(1)
         if lost.any():
@@ -139,8 +135,9 @@ def _show_at(potential: Any, point: Tensor) -> str:
 
 def located(potential: Any, x: Tensor) -> Tensor:
     """Points (n, d) that a potential was asked at, in the coordinates of the user."""
-    while hasattr(potential, "to_x"):
-        x, potential = potential.to_x(x), getattr(potential, "potential", None)
+    while potential is not None:
+        x = potential.to_x(x) if hasattr(potential, "to_x") else x
+        potential = getattr(potential, "potential", None)
     return x
 
 

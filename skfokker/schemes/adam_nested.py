@@ -260,7 +260,7 @@ class _March:
         self.epsilon = scheme.epsilon
         if self.epsilon is None:
             force = self.force(anchor, self.draw(self.n_outer))[1]
-            self.epsilon = h * max(float(force.square().mean().sqrt()), 1e-300)
+            self.epsilon = h * max(float(force.square().mean().sqrt()), 1e-12 * self.equation.beta)
         if k == 1:
             self.first_epsilon = self.epsilon
         rate = scheme.lr_outer * min(1.0, self.epsilon / self.first_epsilon) ** 0.5
