@@ -27,7 +27,8 @@ The equation contracts L1, whatever V. With eps = d/dt log rho_theta - rho_theta
     TV(rho_theta(t), rho(t)) <= TV(rho_theta(0), rho(0)) + 1/2 int_0^t E|eps(s)| ds ,
 
 and both bounds go together by Pinsker's inequality, at any time on the way. Time discretisation and
-interpolation are in v and eps, hence in the bounds.
+interpolation are in v and eps, hence in the bounds. Where the drift depends on the law all this is
+said of the equation in the field of the fit; :mod:`skfokker.mean_field` adds what that leaves out.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ import torch
 from scipy import stats
 
 from .equation import FokkerPlanck
+from .mean_field import MeanFieldGrowth
 from .planar_look import PlanarLook, planar_look
 from .point_look import PointLook, mean_residual
 from .trajectory import Trajectory
@@ -46,6 +48,7 @@ from .trajectory import Trajectory
 _EXACT = 1e-9  # nats whose root is total variation enough
 _LARGE = 1e-2  # nats from which on it is looked whether little mass certifies most of them
 _FITS = 8  # such fields are fitted along a march, at most
+_MANY = 24  # steps from which on each is looked at once
 _SPLITS = np.linspace(0.0, 0.95, 20)  # shares of the dissipation that forget, to choose from
 
 
@@ -86,6 +89,8 @@ class Certificate:
     is_bound : bool
         False where the drift depends on the law and nothing says how much: what is computed is
         then the residual against the mean field of the fit, and no bound.
+    growth : MeanFieldGrowth or None
+        How errors grow through the field that they move, where a Lipschitz constant says so.
     """
 
     times: np.ndarray
@@ -103,6 +108,7 @@ class Certificate:
     main: Certificate | None = None
     left_out: np.ndarray | None = None
     is_bound: bool = True
+    growth: MeanFieldGrowth | None = None
 
     def kl(self, t=None, *, confidence: float | None = None):
         """Bound on KL(rho_theta(t) | rho(t)) in nats, at the given confidence.
@@ -118,6 +124,14 @@ class Certificate:
 
     def _kl(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Bounds at ``times``, and on every interval: between its ends."""
+        if self.growth is None:
+            return self._kl_in_own_field(level)
+        level = (1 + level) / 2 if level > 0.5 else level
+        pairs = zip(self._kl_in_own_field(level), self.growth.exchanged(level), strict=True)
+        ends, inside = ((np.sqrt(kl) + np.sqrt(moved)) ** 2 for kl, moved in pairs)
+        return ends, inside
+
+    def _kl_in_own_field(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         if self.charged is None or self.charged_variance is None:
             return self._integrated(self.residual, self.variance, level)
         level = (1 + level) / 2 if level > 0.5 else level  # each of two at half of the error
@@ -174,6 +188,11 @@ class Certificate:
 
     def _total_variation(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`_kl`."""
+        if self.growth is not None:
+            level = (1 + level) / 2 if level > 0.5 else level
+            pairs = zip(self._contracted(level), self.growth.exchanged(level), strict=True)
+            ends, inside = (np.minimum(1.0, tv + np.sqrt(moved / 2)) for tv, moved in pairs)
+            return ends, inside
         if self.main is None or self.left_out is None:
             return self._contracted(level)
         level = (1 + level) / 2 if level > 0.5 else level
@@ -187,11 +206,11 @@ class Certificate:
     def _contracted(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of the total variation by L1 contraction and Pinsker, as those of :meth:`_kl`."""
         if self.imbalance is None or self.imbalance_variance is None:
-            kl, kl_between = self._kl(level)
+            kl, kl_between = self._kl_in_own_field(level)
             return np.minimum(1.0, np.sqrt(kl / 2)), np.minimum(1.0, np.sqrt(kl_between / 2))
         level = (1 + level) / 2 if level > 0.5 else level
         quantile = self._quantile(level)
-        pinsker, between = (np.sqrt(a / 2) for a in self._kl(level))
+        pinsker, between = (np.sqrt(a / 2) for a in self._kl_in_own_field(level))
         start, grown, variance = pinsker[0], 0.0, 0.0
         ends, inside = [min(1.0, start)], []
         for k, h in enumerate(np.diff(self.times)):
@@ -206,7 +225,7 @@ class Certificate:
         return np.array(ends), np.array(inside)
 
     def w2(self, t=None, *, initial: float = 0.0):
-        """Bound on the 2-Wasserstein distance; needs a convexity constant.
+        """Bound on the 2-Wasserstein distance; needs a constant of convexity, or of Lipschitz.
 
         Parameters
         ----------
@@ -218,8 +237,12 @@ class Certificate:
         Raises
         ------
         ValueError
-            If no lambda with Hess V >= lambda is known.
+            If no lambda with Hess V >= lambda is known, nor, of an equation with an interaction,
+            a Lipschitz constant.
         """
+        if self.growth is not None:
+            start = max(initial, self.growth.start)
+            return self._at(t, *replace(self.growth, start=start).w2(self.confidence))
         if self.convexity is None:
             raise ValueError(
                 "The W2 bound needs a constant lambda with Hess V >= lambda, and none is known "
@@ -281,9 +304,10 @@ def certify(
 
     Every interval between stored times is cut into strata; in each one time is drawn uniformly,
     and all expectations are weighted means over fresh scrambled Sobol points: unbiased estimates of
-    the integrals, whose variance is read off the differences between strata of the same interval
-    (which overstates it where things drift). Half of the points lie in the tails of the
-    reference: |r|^2 of coupled maps is so heavy-tailed that plain draws mostly miss its mean.
+    the integrals, whose variance is read off the differences between strata of the same interval,
+    or between neighbouring intervals (which overstates it where things drift). Half of the points
+    lie in the tails of the reference: |r|^2 of coupled maps is so heavy-tailed that plain draws
+    mostly miss its mean.
 
     Where the residual would certify more than ``_NEGLIGIBLE`` nats, a field that leaves the law
     alone is fitted to it on points of its own, a few times along the march, and taken off.
@@ -309,7 +333,8 @@ def certify(
         Points at each time; None takes 512 for separable maps and conditional densities, and 1024
         for others.
     n_times : int
-        At least so many times in all, and two an interval.
+        At least so many times in all, and two an interval; one with twice the points where
+        conditional densities took more than 24 steps.
     """
     times = np.unique(trajectory.times)  # a family that grew stands twice at that time
     if n_samples is None:
@@ -318,6 +343,9 @@ def certify(
     strata = max(2, -(-n_times // max(len(times) - 1, 1)))
     look: PlanarLook | PointLook | None = planar_look(trajectory, equation)
     if look is None:
+        if trajectory.flow.marched_by_scores and len(times) > _MANY:
+            # most of a look is its overhead: one of twice the points is cheaper than two
+            strata, n_samples = 1, 2 * n_samples
         look = PointLook(trajectory, equation, generator, interacts, n_samples)
         pilots = np.quantile(times, [0.05, 0.3, 0.8])
         largest = max(mean_residual(trajectory, equation, t, 128, generator) for t in pilots)
@@ -331,8 +359,8 @@ def certify(
             u = torch.rand(strata, dtype=torch.float64, generator=generator).numpy()
             at = start + (end - start) * (np.arange(strata) + u) / strata
             rows.append([look.at(t, turning) for t in at])
-    values = np.array(rows)  # (intervals, strata, 5)
-    means, variances = values.mean(1).T, values.var(1, ddof=1).T / strata
+    values = np.array(rows)  # (intervals, strata, 6)
+    means, variances = values.mean(1).T, _variances(values).T
     charged = charged_variance = imbalance = imbalance_variance = None
     h = np.diff(times)
     if h @ means[1] < 0.9 * (h @ means[0]):
@@ -355,6 +383,9 @@ def certify(
         log_sobolev=log_sobolev,
         is_bound=not equation.mean_field,
     )
+    if equation.mean_field:
+        growth = _growth(equation, times, means[5], variances[5], initial_error, log_sobolev)
+        return replace(certificate, is_bound=growth is not None, growth=growth)
     if look.tail is not None:
         error = _initial_error_of_most(initial_error, look.tail.mass)
         most = replace(
@@ -388,6 +419,40 @@ def certify(
         n_times=n_times,
     )
     return replace(certificate, main=main, left_out=left_out)
+
+
+def _variances(values: np.ndarray) -> np.ndarray:
+    """Of the means over strata, (intervals, strata, k) -> (intervals, k).
+
+    Of a single stratum by second differences, which a drift does not enter.
+    """
+    n, strata, _ = values.shape
+    if strata > 1:
+        return values.var(1, ddof=1) / strata
+    middle = np.arange(n).clip(1, n - 2)
+    before, here, after = (values[middle + k, 0] for k in (-1, 0, 1))
+    return (before - 2 * here + after) ** 2 / 6
+
+
+def _growth(equation, times, residual, variance, initial_error, log_sobolev):
+    """How errors grow through the mean field; None where no constants say so."""
+    fine = np.linspace(times[:-1], times[1:], 5, axis=1)
+    rates = [[equation.growth_rate(t) for t in row] for row in fine]
+    if rates[0][0] is None:
+        return None
+    noise = [[equation.least_noise(t) for t in row] for row in fine]
+    start = 0.0
+    if initial_error > 0:  # by Talagrand's inequality
+        start = np.inf if log_sobolev is None else np.sqrt(2 * initial_error / log_sobolev)
+    return MeanFieldGrowth(
+        times,
+        residual,
+        variance,
+        np.max(rates, axis=1),
+        equation.lipschitz.of_interaction,
+        np.min(noise, axis=1),
+        float(start),
+    )
 
 
 def _main_part(trajectory: Trajectory, initial_error: float):

@@ -49,6 +49,11 @@ class FokkerPlanck:
         Whether it is positive definite.
     mean_field : bool
         Whether the drift depends on the law.
+    porous : float or None
+        m where the diffusion is that of rho^m; :meth:`spread` and what rests on it then ask for the
+        log density of the law at the points.
+    homogeneous : bool
+        Whether the diffusion matrix is the same at all points.
     """
 
     potential: Potential
@@ -61,6 +66,8 @@ class FokkerPlanck:
     diagonal = True
     regular = True
     mean_field = False
+    porous = None
+    homogeneous = True
 
     @property
     def steady(self) -> bool:
@@ -98,11 +105,11 @@ class FokkerPlanck:
         """div D - b at x (n, d): minus the velocity of the law but for its score; grad V here."""
         return self.potential.gradient(x)
 
-    def spread(self, x: Tensor, v: Tensor) -> Tensor:
+    def spread(self, x: Tensor, v: Tensor, log_density: Tensor | None = None) -> Tensor:
         """D v at x, for v (n, d)."""
         return self.beta * v
 
-    def spread_along(self, x: Tensor) -> Tensor | float:
+    def spread_along(self, x: Tensor, log_density: Tensor | None = None) -> Tensor | float:
         """The diagonal of D at x, (n, d) or what stands for it."""
         return self.beta
 
@@ -114,9 +121,9 @@ class FokkerPlanck:
         """V (n,) (0 where there is none) and :meth:`pull` (n, d), finite or not."""
         return self.potential.unchecked(x)
 
-    def driving_force(self, y: Tensor, score: Tensor) -> Tensor:
+    def driving_force(self, y: Tensor, score: Tensor, log_density: Tensor | None = None) -> Tensor:
         """g = div D - b + D grad log rho at y (n, d), with grad log rho: the velocity is -g."""
-        return self.pull(y) + self.spread(y, score)
+        return self.pull(y) + self.spread(y, score, log_density)
 
     def charged(self, y: Tensor, residual: Tensor) -> Tensor:
         """The residual (n, d) in the norm that its charge is measured in; see :attr:`charge`."""
@@ -131,6 +138,7 @@ class FokkerPlanck:
         step: Tensor,
         groups: Sequence[Tensor],
         generator: torch.Generator | None = None,
+        log_density: Tensor | None = None,
     ) -> Tensor:
         """rho^-1 L* rho at points y (n, d), which is div g + g . s, shape (n,).
 

@@ -22,26 +22,31 @@ from .cloning import CloneMixin
 from .corrector import ParticleCorrector
 from .densities import DensityPotential
 from .dynamics.general import GeneralFokkerPlanck
-from .dynamics.reading import is_equation, read_equation
+from .dynamics.reading import is_equation, read_equation, read_support
 from .dynamics.timed import TimedPotential
 from .equation import FokkerPlanck
 from .fit import Fit
 from .flows import Flow
 from .flows.frame import Frame, framed, split_frame
+from .flows.support import SupportMap, refuse_outside, support_of
 from .history import history_frame
-from .initial import Gaussian, initial_moments
+from .initial import Gaussian, initial_moments, on_the_line
 from .law import LawMixin
 from .persistence import PersistentMixin
 from .potential_input import read_potential
 from .potentials import CheckedPotential
 from .potentials.boundaries import refuse_boundaries
-from .rest import EQUILIBRIUM, relaxation_time, solve_to_rest
+from .rest import EQUILIBRIUM, Equilibrium, Rest, relaxation_time, solve_to_rest
 from .schemes.base import Scheme
 from .schemes.points import crowd
 from .solver import Solver
 from .start import LAPLACE, Start
+from .stationary import STATIONARY, Stationary
 from .trajectory import Trajectory
 from .validation import SuggestingMixin, as_horizon, as_points, as_times, resolve_device
+
+#: What a march without a horizon may wait for.
+_RESTS: dict[str, Rest] = {EQUILIBRIUM: Equilibrium(), STATIONARY: Stationary()}
 
 
 class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMixin, BaseEstimator):
@@ -57,7 +62,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
     flow : Flow, optional
         Family of maps. None picks one that suits the dimension and the potential (``plan_``).
         The march is then made behind a rotation, where one splits V into independent blocks of
-        coordinates that V(x) does not show.
+        coordinates that V(x) does not show, or in linear coordinates that split an equation.
     scheme : Scheme, optional
         March of the parameters through time. None is ``ScoreDualNested()`` for conditional
         densities, and ``LeastSquaresNested()`` for all other families.
@@ -65,10 +70,11 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         Diffusion coefficient, positive.
     initial : None, (mean, covariance), Gaussian, Distribution, array-like (n, d) or "laplace"
         The start :math:`\rho_0`. None is N(0, I). Gaussians (torch's included) are met exactly;
-        any other distribution, or draws from one, is fitted by maximum likelihood. "laplace" is
+        any other distribution, or draws from one, is fitted by maximum likelihood. Where an
+        equation has a support, Gaussians are laws of y (see :class:`Equation`). "laplace" is
         a Gaussian over the modes of :math:`e^{-V / \beta}`, wherever they are and however wide
         (:func:`skfokker.bayes.laplace`): the start for a march whose end alone matters.
-    t_final : float or "equilibrium", default=1.0
+    t_final : float, "equilibrium" or "stationary", default=1.0
         Horizon, unless ``fit`` is told another one. "equilibrium" marches until the free energy
         has stopped falling: first to the relaxation time of the start (its largest variance over
         beta), then on to twice the time reached, until over the last half of the march the free
@@ -79,6 +85,14 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         covariance C of the start, :math:`\partial_t \rho = \nabla \cdot (\rho C \nabla V) +
         \beta \nabla \cdot (C \nabla \rho)`, with the same equilibrium. Only its end is that of
         the equation above, and a relaxation takes times of order 1.
+
+        "stationary" marches until the law itself rests, of any equation that does not depend on
+        time: to where particles sent ahead have come to rest (or the slowest eigenvalue of a
+        linear equation says so), then on to twice the time reached, until what is left to go is
+        by extrapolation less than ``tol / 100`` nats. Where there is no stationary law a sentence
+        says so: a ``ValueError`` of a linear equation, a ``MarchError`` where particles do not
+        come to rest, a ``ConvergenceWarning`` after six doublings. A law that waits at a barrier
+        counts as at rest here, too.
     n_features : int, optional
         Dimension d, for potentials that do not say it in an attribute ``n_features_in_``.
     from_samples : estimator, optional
@@ -183,7 +197,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             Tensor,
             "array-like",
         ],
-        "t_final": [Interval(Real, 0, None, closed="neither"), StrOptions({EQUILIBRIUM})],
+        "t_final": [Interval(Real, 0, None, closed="neither"), StrOptions(set(_RESTS))],
         "n_features": [Interval(Integral, 1, None, closed="left"), None],
         "from_samples": [HasMethods(["fit"]), None],
         "tol": [Interval(Real, 0, None, closed="neither")],
@@ -246,7 +260,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             V = -beta log of the density that ``from_samples`` fits to them.
         y : float or ignored
             A real number is the horizon, as ``t_final``. Anything else is ignored.
-        t_final : float or "equilibrium", optional
+        t_final : float, "equilibrium" or "stationary", optional
             Horizon, the parameter ``t_final`` where not given.
         sample_weight : array-like (n,), optional
             Weights of draws, for ``from_samples``.
@@ -279,20 +293,23 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         """
         self._validate_params()
         horizon = as_horizon(y, t_final, self.t_final)
-        to_rest = horizon == EQUILIBRIUM
+        rest = _RESTS[horizon] if isinstance(horizon, str) else None
+        to_rest = rest is not None
         device = resolve_device(self.device)
         continued = self._last_fit() if self.warm_start and self._is_fitted() else None
         resumed = find_checkpoint(type(self), resume, checkpoint)
         before_d = continued.trajectory.d if continued else None
-        beta, density = float(self.beta), None
+        beta, density, ends = float(self.beta), None, None
         if is_equation(potential):
             if sample_weight is not None:
                 raise TypeError(
                     "sample_weight weighs draws, but an equation was given: leave it out."
                 )
-            potential, beta = self._read_equation(potential, horizon, before_d, device)
+            potential, beta, ends = self._read_equation(potential, horizon, before_d, device)
         else:
             potential, density = read_potential(self, potential, sample_weight, device, before_d)
+        chart = None if ends is None else SupportMap(ends.low, ends.high)
+        initial = on_the_line(self.initial, ends, self.n_features_in_)
         general = isinstance(potential, GeneralFokkerPlanck)
         if resumed is not None:
             given = horizon if t_final is not None or horizon != self.t_final else None
@@ -308,17 +325,27 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         before = self if continued is not None else resumed.model if resumed is not None else None
         # a family of the user's with all its functions is taken as it is, in the user's coordinates
         free = before is None and (self.flow is None or not self.flow.chosen)
+        frame = None
+        if before is not None:
+            flow = getattr(before, "flow_", None)
+            frame = split_frame(flow)[1]
+            if flow is not None and str(support_of(flow)) != str(ends):
+                raise ValueError(
+                    f"A march on the support {support_of(flow)} cannot be continued on {ends}: "
+                    "give the equation the same support, or use warm_start=False."
+                )
         if general:
-            start = Start.general(self.initial, potential, device, span)
+            reach = None if to_rest else span
+            start = Start.general(initial, potential, device, reach, frame=frame, rotate=free)
         else:
             start = Start.of(
-                self.initial,
+                initial,
                 potential,
                 beta,
                 self.random_state,
                 device,
-                precondition=to_rest and before is None,
-                frame=None if before is None else split_frame(getattr(before, "flow_", None))[1],
+                precondition=rest is _RESTS[EQUILIBRIUM] and before is None,
+                frame=frame,
                 rotate=free,
                 horizon=None if to_rest else span,
             )
@@ -328,7 +355,7 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             refuse_boundaries(start.potential, mean, scale, beta, reach)
         checkpoints = None
         if checkpoint is not None:
-            snapshot = partial(self._snapshot, start.frame)
+            snapshot = partial(self._snapshot, start.frame, chart)
             checkpoints = Checkpoints(checkpoint, checkpoint_interval, snapshot, potential)
         self.potential_, self.beta_ = potential, beta
         self.__dict__.pop("density_", None)
@@ -345,10 +372,13 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             )
         if not (equation.has_energy and equation.steady):
             self._check_general()
+        convexity = getattr(start.potential, "convexity", start.structure.convexity)
+        if ends is not None:  # it would bound distances in other coordinates than x
+            convexity = None
         solver = Solver(
             equation,
             start.structure,
-            getattr(start.potential, "convexity", start.structure.convexity),
+            convexity,
             span,
             device,
             **{name: getattr(self, name) for name in Solver.SETTINGS} | {"initial": start.initial},
@@ -356,13 +386,11 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             checkpoints=checkpoints,
             resumed=resumed,
         )
-        if to_rest:
-            fit = solve_to_rest(solver, relaxation_time(start.scale, beta))
-        else:
-            fit = solver.solve()
-        if start.reason is not None and fit.plan is not None:
-            fit.plan = fit.plan.because(start.reason)
-        self._store(fit, start.frame)
+        fit = solver.solve() if rest is None else solve_to_rest(solver, rest)
+        for reason in (start.reason, None if ends is None else f"coordinates: {ends.formula}"):
+            if reason is not None and fit.plan is not None:
+                fit.plan = fit.plan.because(reason)
+        self._store(fit, start.frame, chart)
         if fit.stopped_by is not None:
             self._stop(fit.stopped_by, solver.horizon)
         return self
@@ -388,6 +416,11 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             raise ValueError(
                 "posterior() weighs draws by the equilibrium exp(-V / beta), which an equation "
                 "with this drift or diffusion, or in time, does not have: use sample()."
+            )
+        if support_of(self.flow_) is not None:
+            raise ValueError(
+                "posterior() weighs draws on the whole line, but this equation has a support: use "
+                "sample(), or write the equation in y and leave support out."
             )
         law = self.at()
         potential = DensityPotential(self.potential_, 1 / getattr(self, "beta_", self.beta))
@@ -465,16 +498,23 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
             checked = CheckedPotential(equation)
             beta = getattr(self, "beta_", self.beta)
             equation = FokkerPlanck(checked, beta, self.n_features_in_)
+        refuse_outside(march.flow, points)
+        density, support = march.log_density(points, t).exp(), support_of(march.flow)
+        slope = torch.ones_like(points)
+        if support is not None:  # the equation is that of y
+            march = replace(march, flow=framed(*split_frame(march.flow)))
+            points = support.to_y(points)
+            slope = support.slope(points)
         theta = torch.as_tensor(march.at(t)[0], device=march.device)
         equation.move_to(t, lambda n: crowd(march.flow, theta, march.d, n))
-        density = march.log_density(points, t).exp()
-        return restore(-density[:, None] * equation.driving_force(points, march.score(points, t)))
+        force = equation.driving_force(points, march.score(points, t), march.log_density(points, t))
+        return restore(-density[:, None] * slope * force)
 
     # ------------------------------------------------------------------ inside
 
     def _read_equation(self, given, horizon, before_d, device):
-        """The equation in use, or its potential, and beta; sets ``n_features_in_``."""
-        to_rest = horizon == EQUILIBRIUM
+        """The equation in use, or its potential, beta and the support; sets ``n_features_in_``."""
+        to_rest = isinstance(horizon, str)
         mean = None
         if isinstance(self.initial, tuple | Gaussian):
             pair = self.initial if isinstance(self.initial, tuple) else (self.initial.mean,)
@@ -493,20 +533,21 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
                 f"warm_start=True continues a march in dimension {before_d}, but the equation has "
                 f"dimension {equation.n_features_in_}; use warm_start=False to start anew."
             )
-        if to_rest and not getattr(equation, "steady", True):
+        general = isinstance(equation, GeneralFokkerPlanck)
+        if to_rest and not (equation.autonomous if general else getattr(equation, "steady", True)):
             raise ValueError(
-                "t_final='equilibrium' waits for the free energy to rest, but the equation depends "
-                "on time: give a number."
+                f"t_final={horizon!r} waits for the law to rest, but the equation depends on time: "
+                "give a number."
             )
-        if to_rest and isinstance(equation, GeneralFokkerPlanck):
+        if horizon == EQUILIBRIUM and general:
             raise ValueError(
                 "t_final='equilibrium' is where the free energy rests, but the drift of this "
                 "equation is no gradient, or its diffusion no number: there is no free energy. "
-                "Give t_final as a number."
+                "Take t_final='stationary', or a number."
             )
         self.n_features_in_ = equation.n_features_in_
         self.__dict__.pop("feature_names_in_", None)
-        return equation, beta
+        return equation, beta, read_support(given, equation.n_features_in_)
 
     def _check_general(self) -> None:
         """Refuse what only gradient flows that do not depend on time have."""
@@ -527,9 +568,9 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
     def _is_fitted(self) -> bool:
         return self.__sklearn_is_fitted__()
 
-    def _store(self, fit: Fit, frame: Frame | None) -> None:
+    def _store(self, fit: Fit, frame: Frame | None, chart: SupportMap | None) -> None:
         march = fit.trajectory
-        self.flow_, self.scheme_ = framed(fit.flow, frame), fit.scheme
+        self.flow_, self.scheme_ = framed(fit.flow, frame, chart), fit.scheme
         self.times_, self.thetas_, self.velocities_ = march.times, march.thetas, march.velocities
         self.t_final_, self.history_ = float(march.times[-1]), fit.history
         self.initial_error_, self.certificate_ = fit.initial_error, fit.certificate
@@ -541,10 +582,12 @@ class ParametricFokkerPlanck(LawMixin, PersistentMixin, SuggestingMixin, CloneMi
         march = replace(self._trajectory(), flow=flow)
         return Fit(flow, self.scheme_, march, self.history_, self.initial_error_)
 
-    def _snapshot(self, frame: Frame | None, fit: Fit) -> ParametricFokkerPlanck:
+    def _snapshot(
+        self, frame: Frame | None, chart: SupportMap | None, fit: Fit
+    ) -> ParametricFokkerPlanck:
         """A model fitted so far, which is what a checkpoint holds."""
         model = copy.copy(self)
-        model._store(fit, frame)
+        model._store(fit, frame, chart)
         model.interrupted_ = True
         return model
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .distribution import chunk_rows
 from .divergence import colour, divergence, spread_out, steps
-from .equation import FokkerPlanck
+from .equation import FokkerPlanck, log_normal
 from .flows.base import Flow
 
 _MOST_GROUPS = 8  # of coordinates that differences of the residual are taken in, one by one
@@ -83,9 +83,12 @@ class Imbalance:
         flow, equation = self.flow, self.equation
         if not equation.has_energy:
             score, curvature, rate = flow.score_curvature_and_rate(theta, dtheta, y)
-            pull = equation.pull(y)
+            pull, log_density = equation.pull(y), None
+            if equation.porous is not None:
+                x, log_det = flow.inverse(theta, y)
+                log_density = log_normal(x) + log_det
             return rate - equation.balance(
-                y, pull, score, curvature, scale, self.groups, self.generator
+                y, pull, score, curvature, scale, self.groups, self.generator, log_density
             )
         score, curvature, rate = flow.score_divergence_and_rate(theta, dtheta, y)
         gradient = equation.pull(y)
@@ -99,7 +102,8 @@ class Imbalance:
             x = self.flow.inverse(theta, y)[0]
             at = self.flow.linearize(theta, x)
             score = at.push_score(-x)
-            return at.law_velocity(dtheta) + self.equation.driving_force(y, score), score
+            force = self.equation.driving_force(y, score, log_normal(x) - at.log_det)
+            return at.law_velocity(dtheta) + force, score
 
         r, score = residual(y)
         groups = self.groups

@@ -13,13 +13,18 @@ from torch import Tensor
 from torch.distributions import (
     Distribution,
     Independent,
+    LogNormal,
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
+    Transform,
+    TransformedDistribution,
+    constraints,
 )
 
 from .cloning import CloneMixin
 from .distribution import TransportedNormal
+from .dynamics.support import Support
 from .equation import log_normal
 from .flows.base import Flow
 from .potentials.base import as_covariance, as_float64
@@ -53,6 +58,81 @@ class Gaussian(CloneMixin, BaseEstimator):
             )
         covariance = as_covariance(self.covariance, d, "the covariance of initial")
         return mean.reshape(-1).expand(d).clone(), torch.linalg.cholesky(covariance)
+
+
+def on_the_line(initial: Any, support: Support | None, d: int) -> Any:
+    """The start in the coordinates y of a march between ends.
+
+    Parameters
+    ----------
+    initial : as of the estimator
+        A pair (mean, covariance), a :class:`Gaussian`, None and names are of y already;
+        distributions and draws are of x.
+    support : Support or None
+    d : int
+
+    Raises
+    ------
+    ValueError
+        Where draws are not inside the support.
+    """
+    named = initial is None or isinstance(initial, tuple | Gaussian | str)
+    if support is None or named:
+        return initial
+    if not isinstance(initial, Distribution):
+        draws = _as_draws(initial, d)
+        _refuse_outside(draws, support, "draws of initial lie")
+        return support.to_y(draws)
+    _refuse_outside(
+        _draw(initial, d, torch.Generator().manual_seed(0), 256),
+        support,
+        f"draws from initial={type(initial).__name__} lie",
+    )
+    base, parts = initial, False
+    if isinstance(initial, Independent) and initial.reinterpreted_batch_ndims == 1:
+        base, parts = initial.base_dist, True
+    if isinstance(base, LogNormal) and support.log_like:
+        mean, width = (torch.as_tensor(a).expand(d) for a in (base.loc, base.scale))
+        return Gaussian(mean, width.square())
+    if d == 1 and not base.event_shape and not base.batch_shape:
+        base = base.expand((1,))
+        parts = True
+    pulled = TransformedDistribution(base, [ToLine(support)], validate_args=False)
+    return Independent(pulled, 1) if parts else pulled
+
+
+def _refuse_outside(draws: Tensor, support: Support, what: str) -> None:
+    lost = ~support.contains(draws)
+    if lost.any():
+        raise ValueError(
+            f"{int(lost.sum())} of {len(draws)} {what} outside the support {support} of the "
+            f"equation, x = {draws[lost][0].tolist()} for one. A Gaussian in the coordinates of "
+            "the march (log x on a half line) is the pair (mean, covariance)."
+        )
+
+
+class ToLine(Transform):
+    """y of x, as a transform of torch."""
+
+    domain = codomain = constraints.real
+    bijective = True
+    sign = 1
+
+    def __init__(self, support: Support):
+        super().__init__()
+        self.support = support
+
+    def __eq__(self, other):
+        return isinstance(other, ToLine) and vars(self.support) == vars(other.support)
+
+    def _call(self, x):
+        return self.support.to_y(x)
+
+    def _inverse(self, y):
+        return self.support.to_x(y)
+
+    def log_abs_det_jacobian(self, x, y):
+        return -self.support.log_slope(y)
 
 
 def initial_parameters(

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from .distribution import TransportedNormal
+from .flows.support import refuse_outside
 from .trajectory import Trajectory
 from .validation import as_points, as_times, resolve_device, torch_generator
 
@@ -145,6 +146,8 @@ class LawMixin(OneToOneFeatureMixin, TransformerMixin, DensityMixin):
     def _evaluate(self, what: str, X: Any, t: Any) -> Any:
         march = self._trajectory()
         points, restore = as_points(self, X, march.device)
+        if what not in ("log_density", "sample_from"):
+            refuse_outside(march.flow, points)
         return restore(getattr(march, what)(points, as_times(t, self.t_final_, len(points))))
 
     def _latent(self, n: int, random_state: Any, device: torch.device) -> Tensor:

@@ -119,8 +119,9 @@ class PlanarLook:
 
     def at(
         self, t: float, turning: Tensor | None = None
-    ) -> tuple[float, float, float, float, float]:
-        """E|r|^2, E|w|^2, E|eps|, E eps at time t; and nan, no part of the law being set apart."""
+    ) -> tuple[float, float, float, float, float, float]:
+        """E|r|^2, E|w|^2, E|eps|, E eps at time t; and nan, no part of the law being set apart, and
+        nan, no mean field being asked for."""
         trajectory = self.trajectory
         theta, dtheta = (torch.as_tensor(a, device=trajectory.device) for a in trajectory.at(t))
         thetas, rates = trajectory.flow.split(theta), trajectory.flow.split(dtheta)
@@ -129,7 +130,7 @@ class PlanarLook:
             here = plane.indices
             total += plane.at([thetas[i] for i in here], [rates[i] for i in here])
         r, w, eps, mean = total.tolist()
-        return r, w, eps, mean, np.nan
+        return r, w, eps, mean, np.nan, np.nan
 
 
 class Plane:

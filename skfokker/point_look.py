@@ -77,12 +77,17 @@ class PointLook:
         theta, dtheta = (torch.as_tensor(a, device=trajectory.device) for a in trajectory.at(t))
         x, weights = tail_normal(n, trajectory.d, draw_seed(self.generator))
         x, weights = x.to(theta), weights.to(theta)
-        self.equation.move_to(t, lambda n: crowd(trajectory.flow, theta, trajectory.d, n))
+        # points of the law that the march has not seen: their noise adds to the mean square
+        self.equation.move_to(t, lambda n: self._crowd(theta, n))
         problem = InnerProblem(self.equation, trajectory.flow, theta, x, weights, processes)
         here = problem.linearization
         residual = here.law_velocity(dtheta) + problem.g
         points = Points(theta, here, problem.x, problem.weights, residual)
         return problem, dtheta, points, weights
+
+    def _crowd(self, theta: Tensor, n: int) -> Tensor:
+        flow, d = self.trajectory.flow, self.trajectory.d
+        return crowd(flow, theta, d, n, draw_seed(self.generator))
 
     def turning(self, start: float, end: float, length: float) -> Tensor | None:
         """Coefficients of a field to take off the residual between two times, or None.
@@ -105,8 +110,11 @@ class PointLook:
         """The mean square of a residual in the norm of the equation."""
         return problem.mean_square(self.equation.charged(problem.linearization.y, residual))
 
-    def at(self, t: float, turning: Tensor | None) -> tuple[float, float, float, float, float]:
-        """E|r|^2, E|w|^2, E|eps|, E eps, and E|r|^2 of the law without its tail, at time t."""
+    def at(
+        self, t: float, turning: Tensor | None
+    ) -> tuple[float, float, float, float, float, float]:
+        """E|r|^2, E|w|^2, E|eps|, E eps, and E|r|^2 of the law without its tail, at time t; and
+        E|r|^2 in the plain norm, where the drift depends on the law."""
         problem, dtheta, points, weights = self._residual(t, reduction(), self.n_samples)
         whole = charged = self._charge(problem, points.residual)
         if turning is not None:
@@ -118,8 +126,9 @@ class PointLook:
             pull = self.equation.spread(y, points.at.solve_transposed(slope))
             size = self.equation.charged(y, points.residual + pull).square().sum(1)
             most = problem.mean(size * share)
+        plain = problem.mean_square(points.residual) if self.equation.mean_field else np.nan
         if self.imbalance is None:
-            return whole, charged, np.nan, np.nan, most
+            return whole, charged, np.nan, np.nan, most, plain
         # the first points of a set are a smaller set
         n = min(self.imbalance.n_points(self.n_pointwise), self.n_samples)
         x, weights = problem.all_x[:n], weights[:n] * (self.n_samples / n)
@@ -130,8 +139,8 @@ class PointLook:
                 y = self.trajectory.flow.forward(problem.theta, x)[0]
             eps = self.imbalance.at(problem.theta, dtheta, y)
         except PotentialError:  # of a neighbour out of reach
-            return whole, charged, np.nan, np.nan, most
-        return whole, charged, float(weights @ eps.abs()), float(weights @ eps), most
+            return whole, charged, np.nan, np.nan, most, plain
+        return whole, charged, float(weights @ eps.abs()), float(weights @ eps), most, plain
 
 
 def mean_residual(

@@ -18,6 +18,7 @@ from .potentials import (
     Potential,
 )
 from .reference import (
+    Barenblatt,
     FiniteVolumeSolution,
     FiniteVolumeSolution2D,
     LinearMoments,
@@ -395,6 +396,39 @@ class LogNormalProblem(Problem):
     def sample(self, n, t, seed=0):
         noise = np.random.default_rng(seed).standard_normal((n, self.d))
         return np.exp(noise * np.sqrt(self._variances(t)))
+
+
+@dataclass(frozen=True, eq=False)
+class PorousProblem(Problem):
+    """A porous medium without a drift, from a self-similar law of compact support.
+
+    Attributes
+    ----------
+    solution : Barenblatt
+    """
+
+    solution: Barenblatt = field(kw_only=True)
+
+    def __post_init__(self):
+        mean, covariance = self.solution.moments(0.0)
+        object.__setattr__(self, "initial_mean", mean)
+        object.__setattr__(self, "initial_covariance", covariance)
+
+    @property
+    def initial(self):
+        return self.solution.law()
+
+    def moments(self, t):
+        return self.solution.moments(t)
+
+    def log_density(self, x, t):
+        return self.solution.log_density(x, t)
+
+    def start(self, n, seed=0):
+        return self.solution.sample(n, 0.0, seed)
+
+    def sample(self, n, t, seed=0):
+        return self.solution.sample(n, t, seed)
 
 
 @dataclass(frozen=True, eq=False)

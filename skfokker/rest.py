@@ -1,8 +1,9 @@
-"""A march without a horizon: on until the free energy has stopped falling."""
+"""A march without a horizon: on and on until what it waits for has come to rest."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,11 +12,25 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from .fit import Fit
+from .initial import initial_moments
 from .solver import Solver
 
 EQUILIBRIUM = "equilibrium"  # what t_final may be in the place of a time
 
-LEGS = 7  # the horizon is doubled six times: 64 relaxation times of the start
+LEGS = 7  # the horizon is doubled six times: 64 times the first
+
+
+class Rest(Protocol):
+    """What a march waits for."""
+
+    def first(self, solver: Solver) -> float:
+        """Horizon of the first leg."""
+
+    def reached(self, fit: Fit, solver: Solver) -> bool:
+        """Whether a march is at rest."""
+
+    def complaint(self, fit: Fit, solver: Solver) -> str:
+        """A sentence on a march that is still not at rest after its last leg."""
 
 
 def relaxation_time(scale: Tensor, beta: float) -> float:
@@ -48,33 +63,59 @@ def dissipated(history: list[dict], since: float) -> float:
     return float(np.interp(since, t, energy) - energy[-1])
 
 
-def solve_to_rest(solver: Solver, first: float) -> Fit:
-    """March to ``first``, and on to twice the time reached, until the free energy rests.
+class Equilibrium:
+    """The free energy has stopped falling: by less than ``tol * beta`` over the last half.
 
-    At rest is a march over whose last half the free energy fell by less than ``tol * beta``, or
-    whose scheme says so itself (``at_rest`` in its last record). Where the last leg allowed is
-    not at rest there is a ``ConvergenceWarning``.
+    A scheme may say so itself (``at_rest`` in its last record).
+    """
+
+    def first(self, solver: Solver) -> float:
+        scale = initial_moments(solver.initial, solver.equation.d, solver.device)[1]
+        return relaxation_time(scale, solver.equation.beta)
+
+    def reached(self, fit: Fit, solver: Solver) -> bool:
+        if fit.history[-1].get("at_rest"):
+            return True
+        return self._fall(fit) < solver.tol * solver.equation.beta
+
+    def complaint(self, fit: Fit, solver: Solver) -> str:
+        return (
+            f"The free energy still fell by {self._fall(fit):.2g} over the last half of the march "
+            f"to t = {fit.trajectory.times[-1]:g}, more than tol * beta = "
+            f"{solver.tol * solver.equation.beta:g}: not at equilibrium. Try initial='laplace', a "
+            "larger tol, or t_final as a number and then warm_start=True."
+        )
+
+    @staticmethod
+    def _fall(fit: Fit) -> float:
+        return dissipated(fit.history, float(fit.trajectory.times[-1]) / 2)
+
+
+def solve_to_rest(solver: Solver, rest: Rest) -> Fit:
+    """March to a first horizon, and on to twice the time reached, until there is rest.
+
+    Where the last leg allowed is not at rest there is a ``ConvergenceWarning``.
 
     Parameters
     ----------
     solver : Solver
         Its ``horizon`` is set here, but for that of a run that is resumed; after the call it is
         the one last marched to.
-    first : float
-        Horizon of the first leg.
+    rest : Rest
+        What is waited for.
     """
     if solver.resumed is None:
         before = solver.continued
-        if before is not None and _at_rest(before, solver):
+        if before is not None and rest.reached(before, solver):
             return before
         reached = 0.0 if before is None else float(before.trajectory.times[-1])
-        solver.horizon = max(first, 2 * reached)
+        solver.horizon = max(rest.first(solver), 2 * reached)
     for _ in range(LEGS):
         # only the last leg's own warnings are about the fit that is kept
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             fit = solver.solve()
-        done = fit.stopped_by is not None or _at_rest(fit, solver)
+        done = fit.stopped_by is not None or rest.reached(fit, solver)
         for warning in caught:
             if done or not issubclass(warning.category, ConvergenceWarning):
                 warnings.warn(warning.message, stacklevel=3)
@@ -82,21 +123,6 @@ def solve_to_rest(solver: Solver, first: float) -> Fit:
             return fit
         solver.continued, reached = fit, solver.horizon
         solver.horizon = 2 * reached
-    fall = dissipated(fit.history, reached / 2)
     solver.horizon = reached
-    warnings.warn(
-        f"The free energy still fell by {fall:.2g} over the last half of the march to "
-        f"t = {reached:g}, more than tol * beta = {solver.tol * solver.equation.beta:g}: not at "
-        "equilibrium. Try initial='laplace', a larger tol, or t_final as a number and then "
-        "warm_start=True.",
-        ConvergenceWarning,
-        stacklevel=3,
-    )
+    warnings.warn(rest.complaint(fit, solver), ConvergenceWarning, stacklevel=3)
     return fit
-
-
-def _at_rest(fit: Fit, solver: Solver) -> bool:
-    if fit.history[-1].get("at_rest"):
-        return True
-    fall = dissipated(fit.history, float(fit.trajectory.times[-1]) / 2)
-    return fall < solver.tol * solver.equation.beta

@@ -1,4 +1,7 @@
-"""Coordinates in which a potential is a sum over small blocks: an orthogonal matrix, if any is.
+"""Coordinates in which an equation falls into small blocks, if there are any.
+
+For a potential that is an orthogonal matrix; for a drift that is no gradient the start becomes
+N(0, I) first, and the matrix is orthogonal there.
 
 Hessians of V at several points, and the covariance of the start, have a common block structure
 exactly where V(mean + Q z) and the start fall into independent blocks of z. The eigenvectors of a
@@ -7,6 +10,10 @@ numerical algorithm for block-diagonal decomposition of matrix *-algebras", Japa
 Industrial and Applied Mathematics 27 (2010)) but for pairs of eigenvalues that are close by
 chance. Jacobi rotations of all matrices together (J.-F. Cardoso and A. Souloumiac, "Jacobi angles
 for simultaneous diagonalization", SIAM Journal on Matrix Analysis 17 (1996)) put these right.
+
+Jacobians of a drift are not symmetric. Their symmetric parts, and their products with their
+transposes, say the same but where blocks are alike: what is left together then is split by the
+eigenspaces of a generic symmetric matrix that commutes with all of them.
 """
 
 from __future__ import annotations
@@ -23,6 +30,8 @@ _STEP = 3e-5  # of these differences, in standard deviations of the start
 _SMALL = 2  # coordinates of a block that needs no splitting
 _SWEEPS = 10
 _N_PAIRS = 64
+_LARGEST = 24  # coordinates of a block that a commuting matrix is looked for in
+_FEW = 4  # combinations of matrices that stand for all of them there
 
 
 @torch.no_grad()
@@ -79,7 +88,7 @@ def find_rotation(
         return None
     fresh = torch.cat([fresh, reached[half:][:4]])
     others = [*_hessians(potential, fresh, step), covariance.cpu().numpy()]
-    apart = ~_same_block(blocks)
+    apart = ~same_block(blocks)
     for matrix in others:
         turned = np.abs(rotation.T @ matrix @ rotation)
         if turned[apart].max() > NOISE * turned.max():
@@ -90,15 +99,18 @@ def find_rotation(
         * torch.randn(2 * _N_PAIRS, d, dtype=torch.float64, generator=generator).to(mean)
         @ scale.T
     )
+    turn = torch.from_numpy(rotation).to(mean)
+
+    def gradient(z):
+        return potential.value_and_grad(mean + z @ turn.T)[1] @ turn
+
     for x in (pairs, reached):
-        if len(x) > 1 and not _exchanges(
-            potential, mean, torch.from_numpy(rotation).to(mean), blocks, x
-        ):
+        if len(x) > 1 and not exchanges(gradient, blocks, (x - mean) @ turn):
             return None
     return rotation
 
 
-def _same_block(blocks):
+def same_block(blocks):
     """Whether two coordinates are in one block, (d, d)."""
     label = np.empty(sum(map(len, blocks)), dtype=int)
     for k, block in enumerate(blocks):
@@ -119,18 +131,27 @@ def _hessians(potential, points: Tensor, step: float) -> np.ndarray:
     return np.array(found)
 
 
-def _exchanges(potential, mean, rotation, blocks, x) -> bool:
-    """Whether blocks of z can be exchanged between points x (n, d) and leave others' gradients."""
-    x, y = x[: len(x) // 2], x[len(x) // 2 :][: len(x) // 2]
+def exchanges(field, blocks, points: Tensor) -> bool:
+    """Whether blocks can be exchanged between points and leave the other blocks' parts of a field.
+
+    Parameters
+    ----------
+    field : callable
+        From points z (n, d) to vectors (n, d).
+    blocks : list of ndarray
+        Coordinates of every block.
+    points : Tensor (n, d)
+        In pairs, the first with the one in the middle.
+    """
+    half = len(points) // 2
+    x, y = points[:half], points[half : 2 * half]
     generator = torch.Generator().manual_seed(7)
-    chosen = torch.rand(len(x), len(blocks), generator=generator) < 0.5
+    chosen = torch.rand(half, len(blocks), generator=generator) < 0.5
     swap = torch.empty(x.shape, dtype=torch.bool)
     for k, block in enumerate(blocks):
         swap[:, torch.from_numpy(block)] = chosen[:, k, None]
     swap = swap.to(x.device)
-    mixed = mean + torch.where(swap, (x - mean) @ rotation, (y - mean) @ rotation) @ rotation.T
-    gradients = potential.value_and_grad(torch.cat([x, y, mixed]))[1] @ rotation
-    at_x, at_y, at_mixed = gradients.view(3, *x.shape)
+    at_x, at_y, at_mixed = field(torch.cat([x, y, torch.where(swap, x, y)])).view(3, *x.shape)
     gap = (at_mixed - torch.where(swap, at_x, at_y)).norm(dim=1)
     size = at_x.norm(dim=1) + at_y.norm(dim=1)
     known = torch.isfinite(gap) & torch.isfinite(size)
@@ -140,12 +161,12 @@ def _exchanges(potential, mean, rotation, blocks, x) -> bool:
 def joint_blocks(
     matrices: np.ndarray, tolerance: float = NOISE
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The finest block structure that symmetric matrices have in common.
+    """The finest block structure that matrices have in common behind an orthogonal one.
 
     Parameters
     ----------
     matrices : ndarray (k, d, d)
-        Symmetric.
+        Symmetric or not.
     tolerance : float
         Entries below this share of a matrix's norm are taken for noise.
 
@@ -157,20 +178,50 @@ def joint_blocks(
         Columns of every block, the largest block first; one block of all where there is nothing
         to be found.
     """
-    matrices = (matrices + matrices.transpose(0, 2, 1)) / 2
     norms = np.linalg.norm(matrices, axis=(1, 2))
     # where V is flat there is nothing but noise to be scaled up
     norms = np.maximum(norms, 1e-3 * np.median(norms) + np.finfo(float).tiny)
     matrices = matrices / norms[:, None, None]
-    weights = np.random.RandomState(0).randn(len(matrices))
-    basis = np.linalg.eigh(np.tensordot(weights, matrices, 1))[1]
-    turned = basis.T @ matrices @ basis
-    basis, turned = _jacobi(basis, turned)
-    label = connected_components(np.abs(turned).max(0) > tolerance, directed=False)[1]
-    blocks = [np.flatnonzero(label == k) for k in range(label.max() + 1)]
+    mirrored = matrices.transpose(0, 2, 1)
+    together = (matrices + mirrored) / 2
+    skewed = np.abs(matrices - mirrored).max((1, 2)) > tolerance
+    if skewed.any():
+        some, back = matrices[skewed], mirrored[skewed]
+        together = np.concatenate([together, back @ some, some @ back])
+    weights = np.random.RandomState(0).randn(len(together))
+    basis = np.linalg.eigh(np.tensordot(weights, together, 1))[1]
+    basis = _jacobi(basis, basis.T @ together @ basis)[0]
+    blocks = _connected(basis.T @ matrices @ basis, tolerance)
+    if skewed.any():
+        for block in blocks:
+            if 1 < len(block) <= _LARGEST:
+                part = basis[:, block]
+                basis[:, block] = part @ _commuting(part.T @ matrices @ part, tolerance)
+        blocks = _connected(basis.T @ matrices @ basis, tolerance)
     blocks = sorted(blocks, key=len, reverse=True)
     ends = np.cumsum([len(block) for block in blocks])
     return basis[:, np.concatenate(blocks)], np.split(np.arange(len(basis)), ends[:-1])
+
+
+def _connected(matrices, tolerance):
+    """Coordinates that entries above the tolerance connect."""
+    label = connected_components(np.abs(matrices).max(0) > tolerance, directed=False)[1]
+    return [np.flatnonzero(label == k) for k in range(label.max() + 1)]
+
+
+def _commuting(matrices, tolerance):
+    """Eigenvectors (m, m) of a generic symmetric M with M A = A M for all matrices A (k, m, m)."""
+    m = matrices.shape[1]
+    random = np.random.RandomState(1)
+    few = np.tensordot(random.randn(_FEW, len(matrices)), matrices, 1)
+    rows, columns = np.tril_indices(m)
+    units = np.zeros((len(rows), m, m))
+    units[np.arange(len(rows)), rows, columns] = units[np.arange(len(rows)), columns, rows] = 1.0
+    gaps = np.concatenate([units @ a - a @ units for a in few], 1).reshape(len(rows), -1)
+    values, vectors = np.linalg.eigh(gaps @ gaps.T)
+    size = np.sqrt(max(float(values[-1]), 0.0))
+    free = vectors[:, np.sqrt(np.maximum(values, 0.0)) <= tolerance * size]
+    return np.linalg.eigh(np.tensordot(free @ random.randn(free.shape[1]), units, 1))[1]
 
 
 def _jacobi(basis, turned):

@@ -134,16 +134,18 @@ def send(
     else: no error of theirs reaches the law.
     """
     times = np.linspace(0, horizon, n_steps + 1)
-    return Scouts(starts, _follow(equation, starts, times, generator)[0])
+    return Scouts(starts, follow(equation, starts, times, generator)[0])
 
 
-def _follow(equation, starts: Tensor, times, generator, looks=()) -> tuple[Tensor, list]:
+def follow(equation, starts: Tensor, times, generator, looks=()) -> tuple[Tensor, list]:
     """Tamed Euler steps between ``times``; the end, and arrays after those steps of ``looks``."""
-    x, seen = starts, []
+    x, seen, size = starts, [], starts.var(0)
     for k, h in enumerate(np.diff(times), start=1):
         equation.move_to(float(times[k - 1]), lambda n, x=x: x[:n])
         noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x)
         drift, kick = equation.drift(x), math.sqrt(h) * equation.noise(x, noise)
+        if not equation.homogeneous:  # it may be that noise explodes, too
+            kick = kick / (1 + h * equation.spread_along(x) / size)
         x = x + h * drift / (1 + h * drift.norm(dim=1, keepdim=True)) + kick
         if k in looks:
             seen.append(x.cpu().numpy())
@@ -166,7 +168,7 @@ def explore(
     """
     times = horizon * np.linspace(0, 1, n_steps + 1) ** 2
     looks = set(np.linspace(0, n_steps, n_looks).astype(int)[1:])
-    seen = _follow(equation, starts, times, generator, looks)[1]
+    seen = follow(equation, starts, times, generator, looks)[1]
     return np.stack([starts.cpu().numpy(), *seen])
 
 

@@ -18,14 +18,17 @@ from torch import Tensor
 from .certificate import Certificate, certify
 from .checkpoint import Checkpoint, Checkpoints, fixed_values
 from .corrector import ParticleCorrector
+from .dynamics.ends import missing_support
 from .equation import FokkerPlanck
 from .fit import Fit
 from .flows.affine import AffineFlow
 from .flows.base import Flow
 from .flows.choice import choose_flow
+from .flows.composition import Composition
 from .flows.conditional import ConditionalFlow
 from .flows.conditional_choice import choose_conditional
 from .flows.mixture import MixtureFlow
+from .flows.radial import RadialFlow
 from .initial import (
     initial_draws,
     initial_error,
@@ -242,6 +245,9 @@ class Solver:
             reasons.append(
                 "functions: by the graph of V, and by where particles sent ahead were seen"
             )
+            advice = missing_support(self.equation, self._seen)
+            if advice is not None:
+                reasons.append(f"support: {advice}")
         if isinstance(flow, AffineFlow) and self._keeps_gaussians and self.scheme is None:
             reasons.append("scheme: two linear equations for mean and covariance")
             return Plan(flow, GaussianMoments(), tuple(reasons))
@@ -268,6 +274,9 @@ class Solver:
         if self._keeps_gaussians:
             flow = AffineFlow(diagonal=self.structure.separable and diagonal)
             return flow, "flow: the equation is linear, where affine maps are exact"
+        if self.equation.porous is not None and self.equation.linear:
+            flow = Composition([RadialFlow(), AffineFlow()])
+            return flow, "flow: the drift is linear: elliptical laws with one profile"
         if not self.equation.has_energy:
             return ConditionalFlow(), "flow: conditional densities, for any drift and diffusion"
         coupled = not self.structure.separable or not diagonal
@@ -411,6 +420,8 @@ class Solver:
         """
         if not self._falls_short(fit) or fit.flow.marched_by_scores:
             return None
+        if math.isinf(_certified(fit)):  # there is no bound of KL to make smaller
+            return None
         diagnosis, reached = self._diagnose(fit), _certified(fit)
         separable = fit.flow.separable and self.structure.separable
         promising = fit.initial_error < self.tol and reached < _WITHIN_REACH * self.tol
@@ -442,15 +453,21 @@ class Solver:
         if fit.certificate is None or not self._falls_short(fit):
             return
         reached = _certified(fit)
-        if not self.equation.regular:  # there is no bound of KL: total variation, by Pinsker
+        larger = (
+            "Try flow=ConditionalFlow(capacity=2), or ScoreDualNested with a smaller tolerance and "
+            "more n_samples."
+        )
+        if math.isinf(reached):  # there is no bound of KL: total variation, by Pinsker
             off = fit.certificate.total_variation(confidence=0.5)
             if 2 * off**2 > self.tol:
+                advice = (
+                    larger if fit.flow.marched_by_scores else "Try a flow with more parameters."
+                )
                 warnings.warn(
                     f"The certified error at t = {fit.trajectory.times[-1]:g} is a total variation "
-                    f"of at most {off:.2g}, more than tol={self.tol:g} nats would be (the "
-                    "diffusion has no inverse, so that there is no bound in nats). Try "
-                    "flow=ConditionalFlow(capacity=2), or ScoreDualNested with a smaller "
-                    "tolerance and more n_samples.",
+                    f"of at most {off:.2g}, more than tol={self.tol:g} nats would be (there is no "
+                    "bound in nats where the diffusion has no inverse, nor for porous media). "
+                    f"{advice}",
                     ConvergenceWarning,
                     stacklevel=4,
                 )
@@ -460,10 +477,7 @@ class Solver:
                 "Most of it is the error of the initial law, which the `flow` cannot represent."
             )
         elif fit.flow.marched_by_scores:
-            advice = (
-                "Try flow=ConditionalFlow(capacity=2), or ScoreDualNested with a smaller "
-                "tolerance and more n_samples."
-            )
+            advice = larger
         else:
             advice = self._diagnose(fit).advice()
         warnings.warn(

@@ -9,6 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .dynamics.blocks import find_root
+from .dynamics.coordinates import in_frame
+from .dynamics.general import GeneralFokkerPlanck
+from .dynamics.structure import ROUNDING
+from .dynamics.structure import probe as probe_equation
 from .equation import FokkerPlanck
 from .flows.frame import Frame
 from .initial import Gaussian, initial_moments, initial_shape
@@ -17,6 +22,7 @@ from .potentials.jumps import refuse_jumps, refuse_wrong_gradients
 from .rest import relaxation_time
 from .rotation import NOISE, find_rotation
 from .scout import send
+from .stationary import settling_time
 from .structure import Structure, components, probe, probe_in_time
 
 LAPLACE = "laplace"  # what `initial` may be in the place of a law
@@ -53,9 +59,11 @@ class Start:
         """Why the march is made in other coordinates; None where it is in those of the user."""
         if self.frame is None or not _is_turned(self.frame):
             return None
-        covariance = self.scale @ self.scale.T
-        sizes = sorted(map(len, components(self.structure.interacts, covariance)), reverse=True)
-        return f"frame: a rotation that splits V into blocks of {', '.join(map(str, sizes))}"
+        sizes = sorted(map(len, self._blocks), reverse=True)
+        what = "a rotation that splits V"
+        if isinstance(self.potential, GeneralFokkerPlanck):
+            what = "linear coordinates that split the equation"
+        return f"frame: {what} into blocks of {', '.join(map(str, sizes))}"
 
     @classmethod
     def of(
@@ -118,25 +126,60 @@ class Start:
         return start._turned(potential, beta, horizon) if rotate else start
 
     @classmethod
-    def general(cls, initial: Any, equation: Any, device: torch.device, horizon: float) -> Start:
-        """Look at an equation that is no gradient flow; ``potential`` is then that equation."""
-        from .dynamics.structure import probe as probe_equation
+    def general(
+        cls,
+        initial: Any,
+        equation: Any,
+        device: torch.device,
+        horizon: float | None,
+        *,
+        frame: Frame | None = None,
+        rotate: bool = False,
+    ) -> Start:
+        """Look at an equation that is no gradient flow; ``potential`` is then that equation.
 
+        Parameters as of :meth:`of`; ``horizon`` is None where the march is to go on until the law
+        rests.
+        """
         d = equation.d
         if isinstance(initial, str):
             raise ValueError(
                 f"initial={initial!r} is the start of a march to the equilibrium exp(-V / beta), "
                 "which this equation does not have: give a Gaussian, a distribution or draws."
             )
+        if horizon is None:
+            horizon = settling_time(equation, *initial_moments(initial, d, device))
+        times = [0.0, 0.21 * horizon, 0.63 * horizon, horizon]
+        if frame is not None:
+            equation, initial = in_frame(equation, frame, times), _pulled_back(initial, frame, d)
         mean, scale = initial_moments(initial, d, device)
         generator = torch.Generator().manual_seed(8)
         starts = torch.randn(_N_AHEAD, d, dtype=torch.float64, generator=generator).to(mean)
         ends = send(equation, mean + starts @ scale.T, horizon, generator, _STEPS_AHEAD).ends
         ends = ends[torch.isfinite(ends).all(1)]
-        times = [0.0, 0.21 * horizon, 0.63 * horizon, horizon]
-        structure = probe_equation(equation, mean, scale, times, ends)
+        tolerance = ROUNDING if frame is None else NOISE
+        structure = probe_equation(equation, mean, scale, times, ends, tolerance)
+        start = cls(equation.seen(structure), initial, scale, structure, frame)
+        constant = equation.terms[1].constant and not equation.mean_field
+        constant = constant and equation.porous is None
+        if rotate and constant and not structure.quadratic and initial_shape(initial, d)[0]:
+            root = find_root(equation, mean, scale, structure, times, ends)
+            if root is not None:
+                frame = Frame(mean.cpu().numpy(), root)
+                turned = cls.general(initial, equation, device, horizon, frame=frame)
+                start = turned if len(turned._blocks) > len(start._blocks) else start
         equation.move_to(0.0)
-        return cls(equation.seen(structure), initial, scale, structure)
+        if equation.porous is not None:  # coordinates share the density that all of them feel
+            structure = Structure(False, np.ones((d, d), dtype=bool))
+            seen = equation.seen(structure)
+            seen.interacts, seen.separable = structure.interacts, d == 1
+            return cls(seen, initial, scale, structure)
+        return start
+
+    @property
+    def _blocks(self) -> list[np.ndarray]:
+        """Coordinates that have to do with each other, or did at the start."""
+        return components(self.structure.interacts, self.scale @ self.scale.T)
 
     @classmethod
     def _behind(cls, frame: Frame, potential: Potential, initial: Any, device) -> Start:
@@ -156,7 +199,7 @@ class Start:
         if not initial_shape(self.initial, d)[0]:
             return self
         mean, scale = initial_moments(self.initial, d, device)
-        before = components(self.structure.interacts, scale @ scale.T)
+        before = self._blocks
         if max(map(len, before)) <= 2:
             return self
         generator = torch.Generator().manual_seed(8)
@@ -174,8 +217,7 @@ class Start:
         else:  # where the start is N(0, I), however it is turned
             frame, initial = Frame(self.frame.mean, self.frame.root @ rotation), None
         start = self._behind(frame, potential, initial, device)
-        after = components(start.structure.interacts, start.scale @ start.scale.T)
-        return start if len(after) > len(before) else self
+        return start if len(start._blocks) > len(before) else self
 
 
 def _is_turned(frame: Frame) -> bool:
@@ -188,14 +230,15 @@ def _is_orthogonal(frame: Frame) -> bool:
 
 
 def _pulled_back(initial: Any, frame: Frame, d: int) -> Gaussian | None:
-    """A Gaussian start in the coordinates of an orthogonal frame; None for N(0, I)."""
+    """A Gaussian start in the coordinates of a frame; None for N(0, I)."""
     mean, scale = (a.numpy() for a in initial_moments(initial, d, torch.device("cpu")))
-    covariance = frame.root.T @ (scale @ scale.T) @ frame.root
+    inverse = np.linalg.inv(frame.root)
+    covariance = inverse @ (scale @ scale.T) @ inverse.T
     covariance = (covariance + covariance.T) / 2
     width = np.sqrt(np.diag(covariance))
     # blocks that are independent but for rounding are to be independent
     covariance[np.abs(covariance) < _ROUNDING * np.outer(width, width)] = 0.0
-    mean = frame.root.T @ (mean - frame.mean)
+    mean = inverse @ (mean - frame.mean)
     mean[np.abs(mean) < 1e-12 * width] = 0.0
     if not mean.any() and np.allclose(covariance, np.eye(d), rtol=0, atol=1e-12):
         return None

@@ -120,7 +120,7 @@ def as_times(t, t_final, n=None):
 def as_horizon(y: Any, t_final: Any, default: float | str) -> float | str:
     """t_final of a fit: the keyword, a real scalar in the place of y, or the parameter.
 
-    A time, or "equilibrium".
+    A time, "equilibrium" or "stationary".
     """
     y, t_final = _only(y), _only(t_final)
     scalar = isinstance(y, Real | str)
@@ -130,12 +130,14 @@ def as_horizon(y: Any, t_final: Any, default: float | str) -> float | str:
             "one of them."
         )
     given = y if scalar else default if t_final is None else t_final
-    if isinstance(given, str) and given == "equilibrium":
+    if isinstance(given, str) and given in ("equilibrium", "stationary"):
         return given
     try:
         horizon = float(given)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"t_final must be a number or 'equilibrium', got {given!r}.") from error
+        raise TypeError(
+            f"t_final must be a number, 'equilibrium' or 'stationary', got {given!r}."
+        ) from error
     if not (math.isfinite(horizon) and horizon > 0):
         raise ValueError(f"t_final must be a positive finite time, got {given!r}; try t_final=1.0.")
     if horizon < _SHORTEST:

@@ -312,7 +312,7 @@ def test_general_group(monkeypatch):
     """Exact Gaussians in the place of fits: targets by label, bounds where there are some."""
     group = GROUPS["general"]
     labels = {case.label for case in group.cases}
-    assert {case.load().d for case in group.cases} == {2, 3, 8, 10, 40, 50, 100}
+    assert {case.load().d for case in group.cases} == {2, 3, 6, 8, 10, 40, 50, 100}
     for target in group.targets:
         assert set(target.bound) <= labels
 

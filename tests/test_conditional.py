@@ -21,6 +21,7 @@ from skfokker.schemes import MarchError, ScoreDualNested
 from skfokker.schemes.points import sobol_normal
 from skfokker.schemes.quadrature_block import QuadratureBlock
 from skfokker.schemes.sampled_block import SampledBlock
+from skfokker.schemes.score_blocks import BlockState
 
 KINDS = ["polynomials", "splines"]
 
@@ -358,3 +359,46 @@ def test_a_start_that_the_family_holds_is_met():
     mean, covariance = model.sample(20000, 0.0).mean(0), np.cov(model.sample(20000, 0.0).T)
     np.testing.assert_allclose(mean, start[0], atol=0.03)
     np.testing.assert_allclose(covariance, start[1], atol=0.04)
+
+
+# -------------------------------------------------------------------- where families cannot follow
+
+
+def test_a_free_energy_that_rises_is_running_away():
+    block = SampledBlock(conditional(3), range(3), equation(chain, 3), torch.zeros(3), None)
+    assert block.pointwise
+
+    def state(energy, slope):
+        return BlockState(
+            1.0, energy, potential_scores=[torch.ones(2)], rate=[slope * torch.ones(2)]
+        )
+
+    start = state(3.0, -0.1)
+    assert not block.runs_away(start, state(2.9, -0.1))
+    assert not block.runs_away(start, state(3.3, -0.1))  # of other points, perhaps
+    assert block.runs_away(start, state(3.6, -0.1))
+    assert block.runs_away(start, state(2.9, 0.3))  # -E[grad phi . g] points uphill
+    assert block.weaken() and not block.pointwise and block.damping == 1e-3
+    assert not block.weaken()
+    asked = SampledBlock(
+        conditional(3), range(3), equation(chain, 3), torch.zeros(3), None, form="pointwise"
+    )
+    assert not asked.runs_away(start, state(9.0, 0.3)) and not asked.weaken()
+
+
+@pytest.mark.slow
+def test_a_ring_in_six_dimensions_is_arrived_at():
+    """Its radius is no function of any coordinate: the pointwise form runs away from there."""
+
+    def ring(x):
+        return (x.square().sum(-1) - 4) ** 2 / 4
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the certified error is above tol
+        fit = ParametricFokkerPlanck(n_features=6, random_state=0).fit(ring, 1.0)
+    assert fit.certificate_.kl() < 1.0
+    particles = langevin(ring, [1.0], n_features=6, n_particles=20_000, n_steps=2000)
+    expected = (particles[-1] ** 2).sum(1)
+    radius = (fit.sample(20_000) ** 2).sum(1)
+    assert abs(radius.mean() / expected.mean() - 1) < 0.03
+    assert abs(radius.std() / expected.std() - 1) < 0.15

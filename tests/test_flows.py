@@ -17,6 +17,7 @@ from skfokker.flows import (
     Inverse,
     MixtureFlow,
     PlanarFlow,
+    RadialFlow,
     ScaleFlow,
     TriangularFlow,
 )
@@ -30,6 +31,8 @@ FLOWS = {
     "triangular": TriangularFlow(n_hidden=9),
     "reversed": TriangularFlow(n_hidden=9, reverse=True),
     "planar": PlanarFlow(6),
+    "radial": RadialFlow(8),
+    "elliptical": Composition([RadialFlow(6), AffineFlow()]),
     "scale": ScaleFlow(),
     "inverse elementwise": Inverse(ElementwiseFlow(n_intervals=12)),
     "inverse triangular": Inverse(TriangularFlow(n_hidden=9)),

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from skfokker import ParametricFokkerPlanck, problems
+from skfokker import Equation, ParametricFokkerPlanck, problems
 from skfokker.bayes import Preconditioned
+from skfokker.dynamics.reading import read_equation
 from skfokker.flows import AffineFlow, ConditionalFlow, Frame
 from skfokker.flows.frame import split_frame
 from skfokker.initial import Gaussian
@@ -105,6 +106,38 @@ def test_eigenvalues_that_coincide_do_not_join_blocks():
     assert [len(block) for block in joint_blocks(turn @ matrices @ turn.T)[1]] == [2, 2, 1, 1, 1]
 
 
+def general_blocks(seed, sizes, alike=False):
+    """Matrices (8, d, d) that are not symmetric, made of blocks; the same ones, if alike."""
+    random, out, i = np.random.RandomState(seed), np.zeros((8, sum(sizes), sum(sizes))), 0
+    for size in sizes:
+        part = np.random.RandomState(size).randn(8, size, size) if alike else None
+        out[:, i : i + size, i : i + size] = random.randn(8, size, size) if part is None else part
+        i += size
+    return out
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("noise", [0.0, 5e-7])
+@pytest.mark.parametrize("alike", [False, True])
+def test_blocks_of_matrices_that_are_not_symmetric(seed, noise, alike):
+    random = np.random.RandomState(seed)
+    sizes = sorted(random.randint(1, 5, random.randint(2, 6)), reverse=True)
+    turn = rotation_of(sum(sizes), seed)
+    seen = turn @ general_blocks(seed, sizes, alike) @ turn.T
+    seen += noise * np.abs(seen).max((1, 2), keepdims=True) * random.randn(*seen.shape)
+    basis, blocks = joint_blocks(seen)
+    assert [len(block) for block in blocks] == sizes
+    np.testing.assert_allclose(basis.T @ basis, np.eye(len(basis)), atol=1e-12)
+
+
+def test_planes_that_turn_alike_are_told_apart():
+    """Quarter turns commute with complex numbers: no symmetric combination shows the planes."""
+    quarter = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    turn = rotation_of(6, 0)
+    seen = turn @ np.kron(np.eye(3), quarter)[None] @ turn.T * np.array([1.0, 0.3])[:, None, None]
+    assert [len(block) for block in joint_blocks(seen)[1]] == [2, 2, 2]
+
+
 # ------------------------------------------------------------------------ potentials
 
 
@@ -193,6 +226,146 @@ def test_walls_and_draws_are_left_alone():
 
     assert sizes_found(Walled(turned.potential, turned.rotation))[0] is None
     assert sizes_found(turned, flow_free=False)[0] is None
+
+
+# ------------------------------------------------------------------------ equations
+
+
+def oscillators(x):
+    """Pairs (q, v) of a spring that is not linear."""
+    q, v = x.view(len(x), -1, 2).unbind(2)
+    return torch.stack([v, q - 0.4 * v - 0.1 * q**3], 2).reshape(x.shape)
+
+
+def unlike(x):
+    """Blocks of three, two and one coordinates: a cycle, an oscillator, a double well."""
+    a, b, c, q, v, w = x.unbind(1)
+    cycle = [b - a**3, c - b, -a - c]
+    return torch.stack([*cycle, v, -q - v - q**3, w - w**3], 1)
+
+
+def springs_and_oscillators(x):
+    """Two linear springs that are the same, and two oscillators that are."""
+    q, v = x[:, :4].view(len(x), 2, 2).unbind(2)
+    springs = torch.stack([v, -2 * q - v], 2).reshape(len(x), 4)
+    return torch.cat([springs, oscillators(x[:, 4:])], 1)
+
+
+def entangled(x):
+    """No gradient, and nothing that could be split."""
+    return x.roll(1, 1) - x - 0.1 * x**3 + torch.sin(x[:, :1] * x[:, 1:2])
+
+
+def mixed(drift, noise, by, at=None, **options):
+    """An equation of x = at + by z, where z has a drift and a D of its own, and the start."""
+    matrix, back = (torch.from_numpy(a) for a in (by, np.linalg.inv(by)))
+    at = torch.zeros(len(by)).double() if at is None else torch.from_numpy(at)
+
+    def moved(x):
+        return drift((x - at) @ back.T) @ matrix.T
+
+    equation = Equation(drift=moved, diffusion=by @ np.diag(noise) @ by.T, **options)
+    return equation, Gaussian(at.numpy(), by @ by.T)
+
+
+def look(equation, initial=None, horizon=1.0, rotate=True, frame=None):
+    given = read_equation(
+        equation, n_features=None, beta=1.0, mean=None, horizon=horizon, device=CPU
+    )[0]
+    return Start.general(initial, given, CPU, horizon, rotate=rotate, frame=frame)
+
+
+def sizes_of(start):
+    return [int(word) for word in start.reason.rpartition(" of ")[2].split(", ")]
+
+
+SKEWED = np.random.RandomState(0).randn(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("drift", "noise", "by", "sizes"),
+    [
+        (oscillators, [0.0, 0.32] * 4, rotation_of(8, 0), [2, 2, 2, 2]),
+        (oscillators, [0.0, 0.32] * 4, SKEWED, [2, 2, 2, 2]),
+        (oscillators, [0.0, 0.1, 0.0, 0.4], rotation_of(4, 1), [2, 2]),
+        (unlike, [0.1, 0.2, 0.3, 0.0, 0.5, 0.1], rotation_of(6, 2), [3, 2, 1]),
+        (unlike, [0.3] * 6, SKEWED[:6, :6], [3, 2, 1]),
+        (springs_and_oscillators, [0.0, 0.5] * 4, rotation_of(8, 3), [2, 2, 2, 2]),
+    ],
+    ids=["oscillators", "skewed", "two", "unlike", "unlike, skewed", "alike"],
+)
+def test_blocks_of_a_drift_that_is_no_gradient(drift, noise, by, sizes):
+    at = np.linspace(-0.5, 0.5, len(by))
+    equation, initial = mixed(drift, noise, by, at)
+    start = look(equation, initial)
+    assert sizes_of(start) == sizes and start.initial is None
+    assert start.reason.startswith("frame: linear coordinates that split the equation into blocks")
+    # directions without noise are coordinates of their own
+    turned = start.potential.terms[1]
+    assert turned.diagonal
+    along = turned.along(torch.zeros(1, len(by)).double(), 0.0)[0].numpy()
+    np.testing.assert_allclose(np.sort(along), np.sort(noise), atol=1e-7)
+    assert (along == 0).sum() == noise.count(0.0)
+    # and it is the same equation
+    z, root = torch.randn(5, len(by)).double(), torch.from_numpy(start.frame.root)
+    x = torch.from_numpy(start.frame.mean) + z @ root.T
+    torch.testing.assert_close(start.potential.drift(z) @ root.T, equation.drift(x))
+    again = look(equation, initial, frame=start.frame, rotate=False)
+    assert again.initial is None and sizes_of(again) == sizes
+
+
+def test_a_frame_of_a_diffusion_in_time():
+    turn = rotation_of(4, 0)
+
+    def diffusion(x, t):
+        inside = torch.diag(torch.tensor([0.0, 1.0 + t, 0.0, 2.0 - t]).to(x))
+        return torch.from_numpy(turn) @ inside @ torch.from_numpy(turn).T
+
+    equation = Equation(drift=mixed(oscillators, [0.0] * 4, turn)[0].drift, diffusion=diffusion)
+    equation.set_params(n_features=4)
+    start = look(equation, Gaussian(0.0, 1.0))
+    noise, z = start.potential.terms[1], torch.zeros(1, 4).double()
+    assert sizes_of(start) == [2, 2] and noise.diagonal and not noise.steady
+    np.testing.assert_allclose(np.sort(noise.along(z, 0.5)[0]), [0, 0, 1.5, 1.5], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("equation", "initial"),
+    [
+        (Equation(drift=oscillators, diffusion=[0.0, 0.32] * 4), Gaussian(0.0, 1.0)),
+        mixed(entangled, [0.3] * 5, np.eye(5)),
+        mixed(entangled, [0.3] * 5, rotation_of(5, 0)),
+        mixed(lambda x: x @ torch.ones(4, 4).double().triu(), [0.5] * 4, rotation_of(4, 0)),
+        (mixed(oscillators, [0.0, 0.32] * 2, rotation_of(4, 0))[0], Gaussian(0.0, [1.0, 2, 3, 4])),
+        (mixed(oscillators, [0.0, 0.3, 0.0, 0.4], rotation_of(4, 0))[0], np.eye(4).repeat(9, 0)),
+    ],
+    ids=["blocks", "entangled", "turned", "linear", "start of its own", "draws"],
+)
+def test_no_frame_is_invented(equation, initial):
+    start = look(equation, initial)
+    assert start.frame is None and start.reason is None and start.initial is initial
+
+
+@pytest.mark.slow
+def test_a_march_of_oscillators_behind_a_rotation_is_the_march_without_it(tmp_path):
+    by, mean = rotation_of(4, 0), np.array([0.0, 2.0, 1.0, 0.0])
+    equation, _ = mixed(oscillators, [0.0, 0.32] * 2, by)
+    flat = Equation(drift=oscillators, diffusion=[0.0, 0.32] * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = model(initial=(mean, 0.5)).fit(flat, 0.3)
+        turned = model(initial=(by @ mean, 0.5), warm_start=True).fit(equation, 0.2)
+        assert "linear coordinates that split the equation into blocks of 2, 2" in str(turned.plan_)
+        frame = split_frame(turned.flow_)[1]
+        turned.fit(equation, 0.3)
+    np.testing.assert_array_equal(split_frame(turned.flow_)[1].root, frame.root)
+    z = plain.sample(2000, random_state=1)
+    for t in (0.0, 0.2, 0.3):
+        gap = turned.log_density(z @ by.T, t) - plain.log_density(z, t)
+        assert np.abs(gap).mean() < 0.03 and abs(gap.mean()) < 5e-3
+    rates = plain.current(z[:200]), turned.current(z[:200] @ by.T) @ by
+    scale = np.abs(rates[0]).mean()
+    assert np.abs(rates[0] - rates[1]).mean() < 0.1 * scale
 
 
 # ------------------------------------------------------------------------ frames

@@ -347,10 +347,14 @@ _ALL = (
             Case("four Duffing 8-D", "duffing-8d"),
             Case("four Duffing 8-D, rotated", "duffing-8d-rotated"),
             Case("dumbbell 3-D", "dumbbell-3d"),
+            Case("Barenblatt 3-D", "barenblatt-3d", baselines=False),
+            Case("Barenblatt 6-D", "barenblatt-6d", baselines=False),
         ),
         (
             "kl_fit_true",
             "kl_true_fit",
+            "overlap_symkl",
+            "relative_l1",
             "certificate",
             "tv",
             "certified_tv",
@@ -366,6 +370,7 @@ _ALL = (
                 | dict.fromkeys(_OSCILLATORS, 0.05)
                 | {"log-normal 10-D": 1e-3, "Duffing 2-D": 1e-2, "swimmer 2-D": 1e-2},
             ),
+            Target("overlap_symkl", {"Barenblatt 3-D": 0.79, "Barenblatt 6-D": 1.5}),
             Target("functional_1", {"dumbbell 3-D": 1e-3}),
             Target("functional_2", {"dumbbell 3-D": 1e-3}),
         ),

@@ -59,6 +59,9 @@ def _rows():
     yield _row("heat", "d = 8", "time-dependent variational flow", 5.0, **values)
     values = {"functional_1": 2.0e-3, "functional_2": 2.7e-3}
     yield _row("general", "dumbbell 3-D", "tensor trains", 10.0, 104, **values)
+    for label, symkl in (("Barenblatt 3-D", 0.79), ("Barenblatt 6-D", 1.5)):
+        method = "in a setting of its own"
+        yield _row("general", label, method, 0.025, overlap_symkl=symkl)
     for t, nll in ROSENBROCK_BEST.items():
         yield _row("rosenbrock", "d = 10", "best value known before", t, source="earlier", nll=nll)
     for t, nll in _ROSENBROCK_NSF.items():

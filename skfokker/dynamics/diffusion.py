@@ -66,6 +66,11 @@ class Diffusion:
             self.fixed, self.kind = matrix.diagonal().clone(), "diagonal"
 
     @property
+    def number(self) -> float:
+        """D where it is a constant number above 0, otherwise 0."""
+        return float(self.fixed) if self.kind == "scalar" and self.fixed is not None else 0.0
+
+    @property
     def diagonal(self) -> bool:
         """Whether D has nothing off its diagonal."""
         return self.kind != "matrix"
@@ -162,7 +167,8 @@ class Diffusion:
         if low < -1e-10 * max(high, abs(low)):
             raise ValueError(
                 f"diffusion must be positive semi-definite, but D has the eigenvalue {low:.3g} at "
-                f"time t = {t:g}: the equation would run backwards in that direction."
+                f"time t = {t:g}: the equation would run backwards in that direction. Where "
+                "coordinates live on a half line or an interval, give the equation a support."
             )
         return low / high if high > 0 else 0.0
 

@@ -42,6 +42,10 @@ class Drift:
         """Whether none of it depends on time."""
         return all(term.steady for term in self.terms)
 
+    def where(self, x: Tensor) -> Tensor:
+        """The points of the user: those that messages name."""
+        return x
+
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """b (n, d) at points x (n, d), finite or not."""
         out = torch.zeros_like(x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from ..cloning import CloneMixin
 from ..potentials.base import as_dimension
+from .support import Support
 from .terms import Term
 
 
@@ -42,8 +45,25 @@ class Equation(CloneMixin, BaseEstimator):
     interaction : callable, optional
         Pair potential W(r) or W(r, t) of differences r = x - x' (n, d), even, shape (n,): the drift
         gains -E[grad W(x - X')] over X' of the law itself (McKean-Vlasov).
+    lipschitz : float or (float, float), optional
+        L with :math:`|\nabla W(r) - \nabla W(r')| \le L |r - r'|` at all times; with it the
+        certificate is a bound (:mod:`skfokker.mean_field`), and none without. The bound needs a
+        one-sided constant of the drift as well, l with
+        :math:`(x - y) \cdot (b(x) - b(y)) \le l |x - y|^2`: the second number, or that of a linear
+        drift, or minus the attribute ``convexity`` of a potential alone.
+    porous : float, optional
+        m > 1: the diffusion is that of :math:`\rho^m`, :math:`\sum_{ij} D_{ij} \partial_i
+        \partial_j \rho^m` with D the same everywhere (the porous medium equation; with a potential
+        the gradient flow of :math:`E[V] + \beta \int \rho^m / (m - 1)`). Its laws may have compact
+        support, of which a fit has a smooth image with next to no mass outside.
     n_features : int, optional
         Dimension d, where nothing else says it.
+    support : (low, high), or array-like (d, 2), optional
+        Where coordinates live, if not on the whole line: one pair for all of them, or one for
+        each, None for a whole line: ``(0, inf)``, ``[(0, 1), None]``. The equation is solved in
+        y = log(x - low) on a half line, y = log((x - low) / (high - x)) on an interval, by Ito's
+        formula; the fit is one of x. Noise has to fade at the ends, or the drift to keep
+        particles off. A Gaussian ``initial`` is then one of y; distributions and draws are of x.
 
     Examples
     --------
@@ -68,18 +88,30 @@ class Equation(CloneMixin, BaseEstimator):
         force: Any = None,
         diffusion: Any = None,
         interaction: Any = None,
+        lipschitz: Any = None,
+        porous: float | None = None,
         n_features: int | None = None,
+        support: Any = None,
     ):
         self.potential = potential
         self.drift = drift
         self.force = force
         self.diffusion = diffusion
         self.interaction = interaction
+        self.lipschitz = lipschitz
+        self.porous = porous
         self.n_features = n_features
+        self.support = support
 
     @classmethod
     def from_sde(
-        cls, drift: Any, noise: Any, *, convention: str = "ito", n_features: int | None = None
+        cls,
+        drift: Any,
+        noise: Any,
+        *,
+        convention: str = "ito",
+        n_features: int | None = None,
+        support: Any = None,
     ) -> Equation:
         r"""The equation of dX = b dt + sigma dB.
 
@@ -95,6 +127,8 @@ class Equation(CloneMixin, BaseEstimator):
             In the latter :math:`\frac12 \sum_{jk} \sigma_{jk} \partial_j \sigma_{ik}` is added to
             the drift.
         n_features : int, optional
+        support : (low, high), or array-like (d, 2), optional
+            As of the equation.
 
         Raises
         ------
@@ -107,7 +141,7 @@ class Equation(CloneMixin, BaseEstimator):
         if convention == "stratonovich" and noise.varies:
             drift = Stratonovich(drift, noise)
         diffusion = noise if noise.varies else noise.fixed()
-        return cls(drift=drift, diffusion=diffusion, n_features=n_features)
+        return cls(drift=drift, diffusion=diffusion, n_features=n_features, support=support)
 
     def dimension(self, also: Any = None, initial: int | None = None) -> int:
         """d, from ``n_features``, ``also`` (of the estimator), and what has a shape.
@@ -123,6 +157,7 @@ class Equation(CloneMixin, BaseEstimator):
         if not (callable(self.diffusion) or self.diffusion is None):
             shape = np.shape(self.diffusion)
             said["the shape of diffusion"] = shape[0] if shape else None
+        said["the length of support"] = Support.length(self.support)
         known = {name: as_dimension(d, name) for name, d in said.items() if d is not None}
         if not known and initial is not None:
             known["the mean of initial"] = initial
@@ -135,6 +170,18 @@ class Equation(CloneMixin, BaseEstimator):
             both = ", ".join(f"{name} says {d}" for name, d in known.items())
             raise ValueError(f"the dimension of the equation is contradictory: {both}.")
         return next(iter(known.values()))
+
+    def read_support(self, d: int) -> Support | None:
+        """``support`` in dimension d; None where no coordinate has an end."""
+        support = Support.of(self.support, d)
+        together = {"interaction": self.interaction, "porous": self.porous}
+        for name, other in together.items():
+            if support is not None and other is not None:
+                raise ValueError(
+                    f"support and {name} do not go together: write the equation in coordinates "
+                    "y on the whole line, y = log x for instance, and leave support out."
+                )
+        return support
 
     def check(self) -> None:
         """See that the arguments go together.
@@ -152,9 +199,35 @@ class Equation(CloneMixin, BaseEstimator):
                 "drift is all of the drift: give either drift, or potential and force (whose sum "
                 "is -grad V + force)."
             )
+        if self.lipschitz is not None and self.interaction is None:
+            raise ValueError(
+                f"lipschitz={self.lipschitz!r} is a constant of the interaction, but there is "
+                "none: leave it out."
+            )
+        if self.porous is not None:
+            if not isinstance(self.porous, Real) or isinstance(self.porous, bool):
+                raise TypeError(f"porous must be a number m > 1, got {self.porous!r}.")
+            if not 1 < self.porous < math.inf:
+                raise ValueError(
+                    f"porous must be a number m > 1, got {self.porous!r}: m = 1 is the diffusion "
+                    "of rho itself (leave porous out), and m < 1 is fast diffusion, which is not "
+                    "solved."
+                )
+            if callable(self.diffusion):
+                raise ValueError(
+                    "porous is for a diffusion that is the same everywhere at all times, but "
+                    "diffusion is a function: give a number, the diagonal or a matrix."
+                )
         if all(
             part is None
-            for part in (self.potential, self.drift, self.force, self.interaction, self.diffusion)
+            for part in (
+                self.potential,
+                self.drift,
+                self.force,
+                self.interaction,
+                self.diffusion,
+                self.porous,
+            )
         ):
             raise ValueError(
                 "the equation is empty: give it a potential or a drift, or a diffusion alone."

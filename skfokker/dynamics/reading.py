@@ -10,10 +10,14 @@ from torch import Tensor
 
 from ..potentials import Potential, check_potential
 from ..potentials.checks import check_answers
+from .coordinates import InsideDiffusion, InsideDrift
 from .diffusion import Diffusion
 from .drift import Drift, Interaction
+from .ends import look_at_ends
 from .equation import Equation
 from .general import GeneralFokkerPlanck
+from .lipschitz import Lipschitz
+from .support import Support
 from .terms import Term, not_finite, same_rows, takes_time
 from .timed import GradientDrift, TimedPotential
 
@@ -30,6 +34,11 @@ def is_equation(given: Any) -> bool:
     return plain and takes_time(given, "the potential")
 
 
+def read_support(given: Any, d: int) -> Support | None:
+    """Where the coordinates of what ``fit`` was handed live; None for the whole space."""
+    return given.read_support(d) if isinstance(given, Equation) else None
+
+
 def read_equation(
     given: Any,
     *,
@@ -41,6 +50,9 @@ def read_equation(
 ) -> tuple[Potential | GeneralFokkerPlanck, float]:
     """A potential with its beta where the equation is a gradient flow; the equation otherwise.
 
+    Where it has a support it is the equation of y on the whole line; see
+    :class:`skfokker.dynamics.support.Support`.
+
     Parameters
     ----------
     given : Equation or callable
@@ -49,7 +61,7 @@ def read_equation(
     beta : float
         D where the equation does not say it.
     mean : Tensor (d,) or None
-        Of the start, where that is a Gaussian with a mean of its own.
+        Of the start (of y), where that is a Gaussian with a mean of its own.
     horizon : float or None
     device : torch.device
 
@@ -68,31 +80,52 @@ def read_equation(
     fields = [(equation.drift, "drift"), (equation.force, "force")]
     fields = [(field, name) for field, name in fields if field is not None]
     times = [0.0] if horizon is None else [0.0, 0.37 * horizon, horizon]
-    number = 0.0
-    if diffusion.kind == "scalar" and diffusion.fixed is not None:
-        number = float(diffusion.fixed)
-    if number > 0 and interaction is None:
+    support = read_support(equation, d)
+    plain = support is None and interaction is None and equation.porous is None
+    if plain and diffusion.number:
         potential = _as_potential(equation, fields, d, device, times)
         if potential is not None:
-            return potential, number
-    drift = Drift(d, _readable(equation.potential, d, device), fields)
+            return potential, diffusion.number
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(_N_POINTS, d, dtype=torch.float64, generator=generator).to(device)
     if mean is not None:
         x = x + mean.to(x)
-    least = 1.0
+    drift: Drift | InsideDrift
+    if support is None:
+        drift = Drift(d, _readable(equation.potential, d, device), fields)
+        regular = Diffusion.is_definite(_look_at(drift, diffusion, x, times))
+    else:
+        drift = Drift(d, equation.potential, fields)
+        inside = InsideDiffusion(diffusion, support)
+        drift, diffusion = InsideDrift(drift, inside), inside
+        regular = Diffusion.is_definite(_look_at(drift, diffusion, x, times))
+        look_at_ends(drift, x, times)
+        diffusion = inside.settled(x, times)
+        if diffusion.number and drift.steady and _is_gradient(drift, d, device):
+            return GradientDrift(drift.at_rest, d), diffusion.number
+    general = GeneralFokkerPlanck(
+        drift, diffusion, interaction, regular=regular, porous=equation.porous
+    )
+    if interaction is not None and equation.lipschitz is not None:
+        assert isinstance(drift, Drift)  # an interaction and a support do not go together
+        general.lipschitz = Lipschitz.of(equation.lipschitz, equation.potential, not fields)
+        general.lipschitz.check(drift, interaction, x, times)
+    return general, float("nan")
+
+
+def _look_at(drift, diffusion, x: Tensor, times) -> float:
+    """Check all functions at points and times; the share of :meth:`Diffusion.check`."""
+    where, least = drift.where(x), 1.0
     for t in times:
         for term in drift.terms:
-            value = term(x, t)
+            value = term(where, t)
             if not torch.isfinite(value).all():
-                raise not_finite(value, x, t, term.name)
-            same_rows(term, x, t)
+                raise not_finite(value, where, t, term.name)
+            same_rows(term, where, t)
         if diffusion.term is not None:
-            same_rows(diffusion.term, x, t)
+            same_rows(diffusion.term, where, t)
         least = min(least, diffusion.check(x, t))
-    regular = Diffusion.is_definite(least)
-    general = GeneralFokkerPlanck(drift, diffusion, interaction, regular=regular)
-    return general, float("nan")
+    return least
 
 
 def _readable(potential: Any, d: int, device: torch.device) -> Any:
@@ -127,7 +160,7 @@ def _as_potential(equation, fields, d, device, times) -> Potential | None:
     return GradientDrift(equation.drift, d)
 
 
-def _is_gradient(drift: Term, d: int, device: torch.device) -> bool:
+def _is_gradient(drift: Any, d: int, device: torch.device) -> bool:
     """Whether a steady drift has a symmetric Jacobian wherever it was looked at."""
     generator = torch.Generator().manual_seed(2)
     sizes = torch.tensor([0.3, 1.0, 1.0, 3.0, 3.0, 6.0])

@@ -9,7 +9,8 @@ from torch import Tensor
 from ..structure import Structure
 from .general import GeneralFokkerPlanck
 
-_ROUNDING = 1e-7  # relative size of what is nothing in a difference
+ROUNDING = 1e-7  # relative size of what is nothing in a difference
+_SLIGHT = 1e-3
 _PAIRS = 48
 
 
@@ -20,6 +21,7 @@ def probe(
     scale: Tensor,
     times,
     reached: Tensor,
+    tolerance: float = ROUNDING,
 ) -> Structure:
     """Jacobians of the drift, and dependences of D, near the start and where particles go.
 
@@ -31,6 +33,8 @@ def probe(
     times : sequence of float
     reached : Tensor (n, d)
         Where particles sent ahead are.
+    tolerance : float
+        Differences below this share of the largest ones are taken for rounding.
 
     Returns
     -------
@@ -58,8 +62,10 @@ def probe(
         if not found:
             return Structure(False, np.ones((d, d), dtype=bool))
         jacobians = torch.stack(found)
-        size = float(jacobians.abs().max())
-        interacts |= (jacobians.abs().amax(0) > _ROUNDING * size).cpu().numpy()
+        # what is small beside the rate at which noise spreads may be rounding of a sum that is 0
+        spreads = float((diffusion.along(points, t) / scale.square().sum(1)).abs().max())
+        size = max(float(jacobians.abs().max()), _SLIGHT * spreads)
+        interacts |= (jacobians.abs().amax(0) > tolerance * size).cpu().numpy()
         linear &= bool((jacobians - jacobians[0]).abs().max() <= 1e-6 * size)
         linear &= linear and _is_linear(equation, jacobians[0], mean, scale, reached, size)
         interacts |= diffusion.depends(points, t)
@@ -106,5 +112,5 @@ def _add_pairs(interaction, t, scale, interacts, linear):
     size = float(hessians.abs().max())
     if size == 0:
         return interacts, linear
-    interacts = interacts | (hessians.abs().amax(0) > _ROUNDING * size).cpu().numpy()
+    interacts = interacts | (hessians.abs().amax(0) > ROUNDING * size).cpu().numpy()
     return interacts, linear and bool((hessians - hessians[0]).abs().max() <= 1e-6 * size)

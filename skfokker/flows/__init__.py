@@ -10,7 +10,9 @@ from .frame import Frame
 from .inverse import Inverse
 from .mixture import MixtureFlow
 from .planar import PlanarFlow
+from .radial import RadialFlow
 from .scale import ScaleFlow
+from .support import SupportMap
 from .triangular import TriangularFlow
 from .zuko import ZukoFlow
 
@@ -26,7 +28,9 @@ __all__ = [
     "Linearization",
     "MixtureFlow",
     "PlanarFlow",
+    "RadialFlow",
     "ScaleFlow",
+    "SupportMap",
     "TriangularFlow",
     "ZukoFlow",
     "choose_flow",

@@ -32,6 +32,10 @@ class Basis:
         """Derivatives of the given order (0, 1 or 2) at y (...), shape (..., K)."""
         raise NotImplementedError
 
+    def derivatives(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The functions and their first two derivatives at y (...), (..., K) each."""
+        return self(y), self(y, 1), self(y, 2)
+
     def combine(self, coefficients: Tensor, y: Tensor) -> Tensor:
         """sum_k coefficients_k b_k at y (P, ...), for coefficients (P, K)."""
         shape = (len(y), *[1] * (y.ndim - 1), -1)
@@ -53,6 +57,12 @@ class CubicSplines(Basis):
     width : float, optional
         Length of the cells that integrals of the functions are taken over, at most; None takes
         1/36 of the whole.
+
+    Attributes
+    ----------
+    pieces : Tensor (k - 1, 4, 4)
+        On every interval the coefficients of the four functions that are not zero there, numbers
+        i to i + 3 on interval i, the highest power first.
     """
 
     def __init__(self, knots, width=None):
@@ -63,10 +73,8 @@ class CubicSplines(Basis):
         self.size = n + 3
         full = np.concatenate([[self.lower] * 3, self.knots, [self.upper] * 3])
         functions = [PPoly.from_spline((full, row, 3)).c for row in np.eye(self.size)]
-        pieces = np.stack(functions)[:, :, 3 : 3 + n]  # (K, 4, n), highest power first
-        # only functions k to k + 3 are not zero on interval k
-        local = np.stack([pieces[k : k + 4, :, k] for k in range(n)])
-        self._coefficients = torch.from_numpy(local)  # (n, 4, 4)
+        powers = np.stack(functions)[:, :, 3 : 3 + n]  # (K, 4, n)
+        self.pieces = torch.from_numpy(np.stack([powers[k : k + 4, :, k] for k in range(n)]))
         self._edges = torch.from_numpy(self.knots)
 
     def _local(self, y: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
@@ -75,7 +83,7 @@ class CubicSplines(Basis):
         inside = y.clamp(self.lower, self.upper)
         k = torch.searchsorted(edges, inside.detach().contiguous(), right=True) - 1
         k = k.clamp(0, len(edges) - 2)
-        return k, (inside - edges[k])[..., None], self._coefficients.to(y)[k].unbind(-1)
+        return k, (inside - edges[k])[..., None], self.pieces.to(y)[k].unbind(-1)
 
     def combine(self, coefficients, y):
         k, s, (a, b, c, e) = self._local(y)
@@ -143,16 +151,25 @@ class Polynomials(Basis):
         return total
 
     def __call__(self, y, order=0):
-        u, slope, bend = self._scaled(y)
+        if order == 2:
+            return self.derivatives(y)[2]
+        u, slope, _ = self._scaled(y)
         powers, table = torch.linalg.vander(u, N=self.size), self._powers.to(y)
         if order == 0:
             return powers @ table[0].T
-        out = slope * (powers @ table[1].T)
-        if order == 2:
-            out = slope * slope * (powers @ table[2].T)
-            if self.saturation is not None:
-                out = out + bend * (powers @ table[1].T)
-        return out.masked_fill(self._outside(y), 0.0)
+        return (slope * (powers @ table[1].T)).masked_fill(self._outside(y), 0.0)
+
+    def derivatives(self, y):
+        u, slope, bend = self._scaled(y)
+        powers, table = torch.linalg.vander(u, N=self.size), self._powers.to(y)
+        values, by_u, by_u2 = (powers @ table.flatten(0, 1).T).split(self.size, -1)
+        first, second = slope * by_u, slope * slope * by_u2
+        if self.saturation is not None:
+            second = second + bend * by_u
+        outside = self._outside(y)
+        if outside.any():
+            first, second = (f.masked_fill(outside, 0.0) for f in (first, second))
+        return values, first, second
 
 
 class Cells:
@@ -187,6 +204,20 @@ class Cells:
         self.nodes = (self.edges[:-1, None] + self.widths[:, None] * self.unit_nodes).flatten()
         self.weights = (self.widths[:, None] * self.unit_weights).flatten()
         self.middle = len(self.widths) // 2
+
+    @property
+    def summing(self) -> Tensor:
+        """What sums values at the nodes to integrals over the cells (k ORDER, k)."""
+        if not hasattr(self, "_summing"):
+            self._summing = torch.block_diag(*self.weights.view(-1, ORDER, 1))
+        return self._summing
+
+    @property
+    def signs(self) -> Tensor:
+        """+1 for the cells from the middle edge to the start of cell i, or -1 back to it (k, k)."""
+        i = torch.arange(len(self))
+        after, before = i >= self.middle, i < i[:, None]
+        return (after & before).double() - (~after & ~before).double()
 
     def __len__(self):
         return len(self.widths)

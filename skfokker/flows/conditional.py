@@ -247,17 +247,19 @@ class _ConditionalLinearization(Linearization):
 
     def __init__(self, flow, theta, x, y=None):
         self.flow, self.theta, self.x = flow, theta, x
-        self.y = flow._push(theta, x) if y is None else y
-        d = x.shape[1]
-        self.order = torch.tensor(flow._order(d)).to(x.device)
-        z = self.y[:, self.order]
+        order = flow._order(x.shape[1])
+        self.order = torch.tensor(order).to(x.device)
+        z = torch.zeros_like(x) if y is None else y[:, self.order]
         tables = flow._tables(z)
         self.locals, self.points = [], []
         for i, part in enumerate(flow.split(theta)):
             factor = flow.factors[i]
             local = factor.local(part, factor.products(tables))
+            if y is None:
+                z[:, i] = local.quantile(x[:, order[i]])
             self.locals.append(local)
             self.points.append(local.at_samples(z[:, i]))
+        self.y = self._from_order(z) if y is None else y
         self.log_det = -sum(p.log_slope[:, 0] for p in self.points)
 
     @cached_property

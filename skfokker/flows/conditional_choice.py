@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -24,11 +25,13 @@ class _Richness:
     """How many functions the coordinates of a larger block get.
 
     ``own`` functions of a coordinate itself; polynomials up to ``degree`` of its neighbours, of
-    which those up to ``coupled`` are multiplied with all own functions; products of two up to
-    degree ``pairs`` each, with ``paired`` own functions; ``budget`` parameters at most.
+    which those up to ``coupled`` are multiplied with ``beside`` own functions; products of two up
+    to degree ``pairs`` each, with ``paired`` own functions; ``budget`` parameters at most, but for
+    the first two kinds.
     """
 
     own: int
+    beside: int
     degree: int
     coupled: int
     pairs: int
@@ -36,24 +39,37 @@ class _Richness:
     budget: int
 
     @classmethod
-    def of(cls, size: int, capacity: int) -> _Richness:
-        """For a block of so many coordinates: few coordinates can afford more."""
+    def of(cls, size: int, neighbours: int, capacity: int) -> _Richness:
+        """For a block of so many coordinates: few coordinates can afford more.
+
+        Where a coordinate has so many ``neighbours`` before it that not all of them fit, each gets
+        little: what is left out altogether is not even correlated, and points do for a few
+        parameters each.
+        """
         if size <= 3:
-            rich = cls(10, 6, 4, 3, 6, 250)
+            rich = cls(10, 10, 6, 4, 3, 6, 250)
         elif size <= 5:
-            rich = cls(8, 5, 3, 2, 4, 150)
+            rich = cls(8, 8, 5, 3, 2, 4, 150)
         elif size <= 20:
-            rich = cls(8, 4, 3, 2, 4, 150)
+            rich = cls(8, 8, 4, 3, 2, 4, 150)
         else:
-            rich = cls(8, 4, 2, 2, 2, 100)
+            rich = cls(8, 8, 4, 2, 2, 2, 100)
         more = capacity - 1
-        return replace(
+        rich = replace(
             rich,
             own=rich.own + 2 * more,
+            beside=rich.beside + 2 * more,
             degree=rich.degree + more,
             coupled=rich.coupled + more,
             budget=rich.budget * capacity,
         )
+        rest = rich.budget - 1 - rich.own
+        if neighbours * rich.coupled * (1 + rich.beside) <= rest:
+            return rich
+        each = 2 + rich.degree
+        if neighbours * each <= rest:
+            return replace(rich, coupled=1, beside=2, pairs=0)
+        return replace(rich, coupled=1, beside=0, degree=1, pairs=0)
 
 
 def choose_conditional(
@@ -91,11 +107,13 @@ def choose_conditional(
     # quadratures have to resolve the narrowest law on the way
     spans = np.ptp(box, axis=0)
     widths = np.minimum(spans / 36, 0.7 * np.minimum(scale, seen.std(1).min(0)))
-    order, plane, sizes = [], np.empty(d, dtype=bool), np.empty(d, dtype=int)
+    order, plane, sizes = [], np.empty(d, dtype=bool), np.empty((d, 2), dtype=int)
     for members in components(interacts, covariance):
         inner = near[np.ix_(members, members)]
-        order += [int(members[k]) for k in _block_order(inner, seen[:, :, members])]
-        sizes[members] = len(members)
+        arranged = _block_order(inner, seen[:, :, members])
+        order += [int(members[k]) for k in arranged]
+        before = np.tril(inner[np.ix_(arranged, arranged)], -1).sum(1)
+        sizes[members] = len(members), before.max()
         fine = (spans / widths)[members].max() <= _FINEST
         plane[members] = splines and len(members) <= _PLANE and fine
     position = {coordinate: i for i, coordinate in enumerate(order)}
@@ -111,7 +129,8 @@ def choose_conditional(
             features[i] = ("splines", knots)
             groups[i] = [_everything(features, order, near, i)]
         else:
-            rich = _Richness.of(int(sizes[coordinate]), capacity)
+            size, neighbours = sizes[coordinate].tolist()
+            rich = _Richness.of(size, neighbours, capacity)
             own[i] = ("polynomials", lower, upper, rich.own, _SATURATION)
             points = seen[:, :, coordinate]
             ends = float(points.min()), float(points.max())
@@ -151,19 +170,17 @@ def _neighbours(near, order, position, i, rich):
     first = sorted(first, reverse=True)
     low, high = list(range(1, rich.coupled + 1)), list(range(rich.coupled + 1, rich.degree + 1))
     both = list(range(1, rich.pairs + 1))
-    wanted = [((), [], rich.own)]
-    wanted += [((j,), [low], rich.own) for j in first]
-    wanted += [((j,), [high], 0) for j in first]
+    needed = [((), [], rich.own), *(((j,), [low], rich.beside) for j in first)]
+    wanted = [((j,), [high], 0) for j in first]
     wanted += [((j,), [[1, 2]], 2) for j in second]
-    pairs = [*combinations(first, 2), *((j, k) for j in first for k in second)]
+    pairs = [*combinations(first, 2), *((j, k) for j in first for k in second)] if both else []
     wanted += [(tuple(sorted(pair)), [both, both], rich.paired) for pair in pairs]
-    chosen, total = [], 0
-    for parents, functions, n_own in wanted:
-        size = int(np.prod([len(f) for f in functions])) * (1 + n_own)
-        if chosen and total + size > rich.budget:
-            continue
-        chosen.append((parents, functions, n_own))
-        total += size
+    sizes = [math.prod(map(len, functions)) * (1 + n) for _, functions, n in needed + wanted]
+    chosen, total = needed, sum(sizes[: len(needed)])
+    for group, size in zip(wanted, sizes[len(needed) :], strict=True):
+        if total + size <= rich.budget:
+            chosen.append(group)
+            total += size
     return chosen
 
 

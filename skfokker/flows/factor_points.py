@@ -49,8 +49,7 @@ class Local:
     @cached_property
     def at_edges(self) -> Tensor:
         """Integrals of exp(q_i) from the middle edge to every edge (P, n + 1)."""
-        weighted = self.on_nodes * self.factor.cells.weights.to(self.on_nodes)
-        whole = weighted.unflatten(1, (-1, ORDER)).sum(2)
+        whole = self.on_nodes @ self.factor.cells.summing.to(self.on_nodes)
         edges = torch.cat([torch.zeros_like(whole[:, :1]), whole.cumsum(1)], 1)
         return edges - edges[:, self.factor.cells.middle, None]
 
@@ -297,7 +296,7 @@ class AtSamples(Points):
         self.local, factor, cells = local, local.factor, local.factor.cells
         own = factor.own
         inside = y.clamp(own.lower, own.upper)
-        self.beyond, self.y = (y - inside)[:, None], y
+        self.beyond = (y - inside)[:, None]
         k = local.cell(inside)
         nodes, length = local._partial(inside, k)
         self.on_nodes = factor.on_nodes.to(y)  # (N, nB)
@@ -305,20 +304,13 @@ class AtSamples(Points):
         part = (self.on_part @ local.coefficients[:, :, None])[:, :, 0].exp()
         self.part = part * (length[:, None] * cells.unit_weights.to(y))
         # +1 on the whole cells between the middle and y, -1 where y is below the middle
-        number = torch.arange(len(cells), device=y.device)
-        after, before = number >= cells.middle, number < k[:, None]
-        sign = (after & before).to(y) - (~after & ~before).to(y)
-        weighted = (local.on_nodes * cells.weights.to(y)).unflatten(1, (-1, ORDER))
-        self.whole = (weighted * sign[:, :, None]).flatten(1)
-        self.own, self.own1 = own(y)[:, None], own(y, 1)[:, None]
+        signs = cells.signs.to(y)[k].repeat_interleave(ORDER, 1)
+        self.whole = local.on_nodes * signs.mul_(cells.weights.to(y))
+        self.own, self.own1, self._bent = (f[:, None] for f in own.derivatives(y))
         self.log_slope = self._contract(self.own, local.coefficients)
         rest = self.beyond * self.slope
-        self.latent = (
-            local.shift[:, None]
-            + self.whole.sum(1, keepdim=True)
-            + self.part.sum(1, keepdim=True)
-            + rest
-        )
+        whole = local.at_edges.gather(1, k[:, None])
+        self.latent = local.shift[:, None] + whole + self.part.sum(1, keepdim=True) + rest
         self.integrals = (
             (self.whole @ self.on_nodes)
             + (self.part[:, None] @ self.on_part)[:, 0]
@@ -338,7 +330,7 @@ class AtSamples(Points):
             curvature[:, j] += second[:, 0]
 
     def _own2(self):
-        return self.local.factor.own(self.y, 2)[:, None]
+        return self._bent
 
     def _terms(self, coefficients):
         nodes = coefficients @ self.on_nodes.T
@@ -353,5 +345,10 @@ class AtSamples(Points):
 
     def _square(self, coefficients):
         nodes, part, here = self._terms(coefficients)
-        inside = (self.whole * nodes.square()).sum(1) + (self.part * part.square()).sum(1)
-        return inside[:, None] + self.beyond * self.slope * here.square()
+        inside = _dot(self.whole * nodes, nodes) + _dot(self.part * part, part)
+        return inside + self.beyond * self.slope * here.square()
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Scalar products of rows, (P, 1)."""
+    return (a[:, None] @ b[:, :, None])[:, :, 0]

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..potentials.base import as_float64
 from .base import Flow, Linearization
 from .composition import Composition
+from .support import SupportMap
 
 
 class Frame(Flow):
@@ -46,6 +47,14 @@ class Frame(Flow):
 
     def linearize(self, theta, x):
         return _FrameLinearization(self, theta, x)
+
+    def to_x(self, y: Tensor) -> Tensor:
+        """Points of the user x (n, d) of those of the march y (n, d)."""
+        return self.forward(self.init(y.shape[1]), y)[0]
+
+    def pull_back(self, y: Tensor, v: Tensor) -> Tensor:
+        """root^{-1} v (n, d) of vectors v (n, d)."""
+        return solve_root(self._constants(y)[1], v)
 
 
 class _FrameLinearization(Linearization):
@@ -94,9 +103,10 @@ def _is_triangular(root):
     return not root.triu(1).any()
 
 
-def framed(flow: Flow, frame: Frame | None) -> Flow:
-    """The flow, followed by the frame."""
-    return flow if frame is None else Composition([flow, frame])
+def framed(flow: Flow, frame: Frame | None, support: SupportMap | None = None) -> Flow:
+    """The flow, followed by the frame and by the map to where its coordinates live."""
+    after = [chart for chart in (frame, support) if chart is not None]
+    return Composition([flow, *after]) if after else flow
 
 
 @overload
@@ -108,9 +118,11 @@ def split_frame(flow: None) -> tuple[None, None]: ...
 
 
 def split_frame(flow: Flow | None) -> tuple[Flow | None, Frame | None]:
-    """The inverse of :func:`framed`; None (code of a user's that no file holds) has no frame."""
-    if isinstance(flow, Composition) and len(flow.layers) == 2:
-        inner, last = flow.layers
-        if isinstance(last, Frame):
-            return inner, last
-    return flow, None
+    """The flow and the frame of :func:`framed`; None (code of a user's) has no frame."""
+    layers = list(flow.layers) if isinstance(flow, Composition) else []
+    bounded = bool(layers) and isinstance(layers[-1], SupportMap)
+    if bounded:
+        layers.pop()
+    if len(layers) == 2 and isinstance(layers[1], Frame):
+        return layers[0], layers[1]
+    return (layers[0], None) if bounded else (flow, None)

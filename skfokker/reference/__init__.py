@@ -1,5 +1,6 @@
 """Solutions to compare with: exact (Ornstein-Uhlenbeck), converged (grids), simulated."""
 
+from .barenblatt import Barenblatt
 from .finite_volumes import FiniteVolumeSolution, finite_volumes
 from .finite_volumes_2d import FiniteVolumeSolution2D, finite_volumes_2d
 from .langevin import langevin
@@ -12,6 +13,7 @@ from .ornstein_uhlenbeck import (
 )
 
 __all__ = [
+    "Barenblatt",
     "FiniteVolumeSolution",
     "FiniteVolumeSolution2D",
     "LinearMoments",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..dynamics.coordinates import ChangedDrift
 from ..dynamics.diffusion import Diffusion
 from ..dynamics.drift import Drift, Interaction
 from ..dynamics.reading import is_equation, read_equation
@@ -26,7 +27,7 @@ class Fields:
     interaction : Interaction or None
     """
 
-    drift: Drift
+    drift: Drift | ChangedDrift
     diffusion: Diffusion
     interaction: Interaction | None = None
 
@@ -75,7 +76,7 @@ def _finite(value: np.ndarray, x: np.ndarray, t: float, name: str) -> np.ndarray
 
 
 def read(
-    given: Any, d: int | None, beta: float, horizon: float
+    given: Any, d: int | None, beta: float, horizon: float, *, inside: bool = False
 ) -> tuple[Potential | Fields, float]:
     """A potential that does not move and its D, or the fields of any other equation.
 
@@ -89,12 +90,31 @@ def read(
         D where the equation does not say it.
     horizon : float
         Last time of interest.
+    inside : bool
+        Whether an equation with a support is taken, as that of y on the whole line.
+
+    Raises
+    ------
+    ValueError
+        Where it has one and is not.
     """
+    if getattr(given, "support", None) is not None and not inside:
+        raise ValueError(
+            "grids and moments are of the whole line, but this equation has a support: leave "
+            "support out and give a domain inside it, or write the equation in y; langevin() takes "
+            "it as it is."
+        )
     if not is_equation(given):
         return check_potential(given, d, beta), beta
     equation, number = read_equation(
         given, n_features=d, beta=beta, mean=None, horizon=horizon, device=torch.device("cpu")
     )
+    if getattr(equation, "porous", None) is not None:
+        raise ValueError(
+            "the grids and particles of skfokker.reference are for diffusion of rho itself, not of "
+            f"a power (porous={equation.porous:g}); Barenblatt is the exact solution of the porous "
+            "medium equation without a drift."
+        )
     if isinstance(equation, TimedPotential):
         drift = Drift(equation.n_features_in_, equation.function)
         return Fields(drift, Diffusion(number, drift.d)), number
@@ -103,9 +123,11 @@ def read(
     return Fields(*equation.terms), number
 
 
-def read_fields(given: Any, d: int | None, beta: float, horizon: float) -> Fields:
+def read_fields(
+    given: Any, d: int | None, beta: float, horizon: float, *, inside: bool = False
+) -> Fields:
     """The fields of any equation, those of a potential included; see :func:`read`."""
-    potential, number = read(given, d, beta, horizon)
+    potential, number = read(given, d, beta, horizon, inside=inside)
     if isinstance(potential, Fields):
         return potential
     d = potential.n_features_in_

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..dynamics.drift import Interaction
+from ..dynamics.reading import read_support
 from .fields import Fields, read
 
 _BATCH = 64  # particles that act on each other within a step
@@ -45,7 +46,8 @@ def langevin(
     beta : float
         Diffusion coefficient, where an equation does not say it.
     x0 : array-like (n, d), optional
-        Particles at t = 0; by default ``n_particles`` draws from N(0, I).
+        Particles at t = 0; by default ``n_particles`` draws from N(0, I). Where the equation has
+        a support these are draws of y, and steps are made in y.
     n_particles, n_features : int
         Used where ``x0`` is None (``n_features`` only where the potential does not say it).
     n_steps : int
@@ -87,7 +89,7 @@ def langevin(
         if x.ndim != 2:
             raise ValueError(f"x0 must have shape (n, d), got {tuple(x.shape)}")
         n_features = x.shape[1]
-    given, beta = read(potential, n_features, beta, float(stops[-1]))
+    given, beta = read(potential, n_features, beta, float(stops[-1]), inside=True)
     if isinstance(given, Fields):
         d, pull, noise = given.d, _field(given, generator), _noise(given, weak_order)
     else:
@@ -99,8 +101,13 @@ def langevin(
         def noise(x: Tensor, t: float, h: float, xi: Tensor) -> Tensor:
             return math.sqrt(2 * beta * h) * xi
 
+    support = read_support(potential, d)
     if x is None:
         x = torch.randn(n_particles, d, dtype=torch.float64, generator=generator)
+    elif support is not None:
+        if not support.contains(x).all():
+            raise ValueError(f"x0 must lie inside the support {support} of the equation")
+        x = support.to_y(x)
     seen, now = [], 0.0
     for stop in stops:
         if stop > now:
@@ -123,7 +130,7 @@ def langevin(
                 f"the explicit step is too long for this potential, try n_steps={4 * n_steps} or "
                 f"tamed=True"
             )
-        seen.append(x.numpy())
+        seen.append((x if support is None else support.to_x(x)).numpy())
     return seen[0] if np.ndim(times) == 0 else np.stack(seen)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..equation import FokkerPlanck
+from ..equation import FokkerPlanck, log_normal
 from ..flows.base import Flow, Linearization
 from ..parallel import ALONE, Reduction
 from .pieces import Pieces
@@ -68,7 +68,11 @@ class InnerProblem:
                 rows = self._blocks(x.shape[1] + len(theta))
                 self.linearization = Pieces(flow, theta, self.x, rows, keep=fit)
             score, y = self.linearization.push_score(-self.x), self.linearization.y
-            forces = [equation.driving_force(y[rows], score[rows]) for rows in self.shares]
+            log_density = log_normal(self.x) - self.linearization.log_det
+            forces = [
+                equation.driving_force(y[rows], score[rows], log_density[rows])
+                for rows in self.shares
+            ]
             self.g = torch.cat(forces) if len(forces) > 1 else forces[0]
 
     def rows(self, numbers: int) -> int:

@@ -50,10 +50,10 @@ def normal_grid(n: int, d: int, half_width: float = 6.5) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def crowd(flow, theta: Tensor, d: int, n: int) -> Tensor:
-    """n points (n, d) of a law, always the same of the reference: smooth in theta.
+def crowd(flow, theta: Tensor, d: int, n: int, seed: int = 5) -> Tensor:
+    """n points (n, d) of a law, for one seed always the same of the reference: smooth in theta.
 
     They come in pairs x and -x, whose mean an affine map carries to that of the law.
     """
-    x = sobol_normal(-(-n // 2), d, seed=5).to(theta)
+    x = sobol_normal(-(-n // 2), d, seed).to(theta)
     return flow.forward(theta, torch.stack([x, -x], 1).flatten(0, 1)[:n])[0]

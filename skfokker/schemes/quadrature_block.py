@@ -86,7 +86,11 @@ class QuadratureBlock(Block):
         gradient = torch.where(finite[:, None], gradient, 0.0)
         self.value = torch.where(finite, value, value[finite].max()).view(self.shape)
         self.gradient = [gradient[:, c].view(self.shape) for c in self.columns]
-        along = torch.as_tensor(self.equation.spread_along(points)).to(points)
+        self._ask_along()
+
+    def _ask_along(self, log_density: Tensor | None = None) -> None:
+        points = self._nodes
+        along = torch.as_tensor(self.equation.spread_along(points, log_density)).to(points)
         along = torch.nan_to_num(along.expand_as(points))
         self.along = [along[:, c].view(self.shape) for c in self.columns]
 
@@ -128,7 +132,7 @@ class QuadratureBlock(Block):
                 out[position] = out[position] + self._spread(by, k)
         return out
 
-    def driving(self, scores: list[Tensor]) -> list[Tensor]:
+    def driving(self, scores: list[Tensor], log_density: Tensor | None = None) -> list[Tensor]:
         """g at the nodes, one array a coordinate, from the scores."""
         if self.equation.diagonal:
             parts = zip(self.gradient, self.along, scores, strict=True)
@@ -136,7 +140,7 @@ class QuadratureBlock(Block):
         points = self._nodes
         spread = torch.zeros_like(points)
         spread[:, self.columns] = torch.stack([s.expand(self.shape).flatten() for s in scores], 1)
-        spread = self.equation.spread(points, spread)
+        spread = self.equation.spread(points, spread, log_density)
         return [
             pull + spread[:, c].view(self.shape)
             for pull, c in zip(self.gradient, self.columns, strict=True)
@@ -155,7 +159,11 @@ class QuadratureBlock(Block):
         if not self.equation.steady:
             self.ask()
         states, weights = self.points(thetas)
-        driving = self.driving(self.scores(states))
+        log_density = None
+        if self.equation.porous is not None:  # D is where the law is
+            log_density = self.log_density(states).expand(self.shape).flatten()
+            self._ask_along(log_density)
+        driving = self.driving(self.scores(states), log_density)
         energy = self.value
         if self.equation.has_energy:
             energy = energy + self.equation.beta * self.log_density(states)

@@ -18,6 +18,7 @@ from .score_blocks import Block, BlockState, Diverged
 _MOST_COLOURS = 24
 _FEWEST, _MOST = 2048, 16384  # points
 _FEWEST_OF_MANY = 4096  # to start with, however many parameters there are
+_VAGUE = 0.08  # of a rate, in the Fisher norm, that may be noise of what the family cannot follow
 _RISE = 0.5  # of a free energy in a step, in units of beta, and
 _UPHILL = 0.5  # of its rate, in units of E|g|^2, that no sampling error explains
 
@@ -37,8 +38,8 @@ class SampledBlock(Block):
     form : {"auto", "pointwise", "weak"}
         Whether b is E[phi rho^-1 L* rho] or -E[grad phi . g]. The former has no sampling error
         where the family follows the equation, but needs the Laplacian of V: two gradients for each
-        of the colours of the graph of V. "auto" takes it up to 24 of them, for gradient flows and
-        where D has no inverse.
+        of the colours of the graph of V. "auto" takes it up to 24 of them, for gradient flows that
+        the family follows at the start, and where D has no inverse.
     processes : Reduction
         Among which the points are shared.
     """
@@ -76,7 +77,7 @@ class SampledBlock(Block):
         self.n = self.fewest = n_samples or min(enough, _FEWEST_OF_MANY)
         # what the family cannot follow is its own error, which more points do not lower
         self.most = self.n if n_samples or self.pointwise else _MOST
-        self.tolerance = 2e-2 * min(max(1.0, len(self.indices) / 10), 3.0)
+        self.tolerance = 2e-2 * min(max(1.0, len(self.indices) / 6), 4.0)
         self.processes = processes
         self.last: Tensor | None = None
 
@@ -110,6 +111,14 @@ class SampledBlock(Block):
         self.damping = 1e-3 if damping is None else damping
         self.most = self.n if n_samples else _MOST
         return True
+
+    def settle(self, thetas: list[Tensor]) -> None:
+        if not (self.pointwise and self.form == "auto" and self.equation.has_energy):
+            return
+        state = self.state(thetas, full=False)
+        pairs = zip(state.metric, state.rate, strict=True)
+        if state.noise > _VAGUE**2 * sum(float(r @ metric @ r) for metric, r in pairs):
+            self.weaken()
 
     def push(self, thetas: list[Tensor]):
         """Points in the order of the flow (n, d), with the factors there; their latents differ
@@ -146,18 +155,20 @@ class SampledBlock(Block):
             score, curvature = self.curvatures(states, z)
         else:
             score = self.scores(states, z)
+        log_density = sum(at.log_density[:, 0] for at in states)
         with self.processes.together():
-            driving = pull + equation.spread(y, self._in_x(score))
-            along = torch.as_tensor(equation.spread_along(y)).to(y).expand_as(y)[:, self.order]
+            driving = pull + equation.spread(y, self._in_x(score), log_density)
+            along = torch.as_tensor(equation.spread_along(y, log_density)).to(y)
+            along = along.expand_as(y)[:, self.order]
         driving = driving[:, self.order]
         energy = value
         if equation.has_energy:
-            energy = value + equation.beta * sum(at.log_density[:, 0] for at in states)
+            energy = value + equation.beta * log_density
         here = driving[:, self.indices]
         sums = [here.square().sum()[None], energy.sum()[None]]
         scores = [at.local.factor.expand(at.local.products.values, at.phi[:, 0]) for at in states]
         for at, phi in zip(states, scores, strict=True):
-            sums += [phi.T @ phi, energy @ phi]
+            sums += [phi.T @ phi, energy @ phi, phi.sum(0)]
             if not self.pointwise:
                 pulled, spread = self._pull(at, driving)
                 sums += [-pulled, spread]
@@ -167,14 +178,16 @@ class SampledBlock(Block):
         out = BlockState(driving=float(next(total)), free_energy=float(next(total)))
         for _ in states:
             out.metric.append(next(total))
-            out.potential_scores.append(next(total))
+            # E[phi] = 0: the mean of the energy is taken off as a control variate
+            out.potential_scores.append(next(total) - out.free_energy * next(total))
             if not self.pointwise:
                 out.force.append(next(total))
                 out.noise += self._noise(out.metric[-1], out.force[-1], next(total))
             if full:
                 out.stiffness.append(next(total))
         if self.pointwise:
-            right = self._right(y, pull, self._in_x(score), self._in_x(curvature))
+            parts = self._in_x(score), self._in_x(curvature)
+            right = self._right(y, pull, *parts, log_density)
             self._regress(out, scores, right)
         else:
             out.rate = self.solved(out)
@@ -218,12 +231,12 @@ class SampledBlock(Block):
             at.add_curvature(score, curvature)
         return score, curvature
 
-    def _right(self, y: Tensor, pull: Tensor, score: Tensor, curvature: Tensor) -> Tensor:
+    def _right(self, y: Tensor, pull: Tensor, score, curvature, log_density) -> Tensor:
         """rho^-1 L* rho of the block's coordinates at the points (n,)."""
         generator = torch.Generator().manual_seed(0)
         with self.processes.together():
             return self.equation.balance(
-                y, pull, score, curvature, steps(y), self.colours, generator
+                y, pull, score, curvature, steps(y), self.colours, generator, log_density
             )
 
     def _regress(self, out: BlockState, scores: list[Tensor], right: Tensor) -> None:
@@ -239,6 +252,9 @@ class SampledBlock(Block):
         else:
             rate = self._solve_by_gradients(out, scores, right)
         out.rate, self.last = list(rate.split(sizes)), rate
+        left = right - sum(p @ r for p, r in zip(scores, out.rate, strict=True))
+        (square,) = self.processes.sum(left.square().sum()[None])
+        out.noise = float(square) / self.n * len(rate) / max(self.n - len(rate), 1)
         out.force = [m @ r for m, r in zip(out.metric, out.rate, strict=True)]
 
     def _ridge(self, metrics: list[Tensor]) -> Tensor:

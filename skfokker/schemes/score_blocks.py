@@ -114,6 +114,9 @@ class Block:
         """Draw new points, if there are any, more of them where a step's sampling error, relative
         to the one allowed, is above one."""
 
+    def settle(self, thetas: list[Tensor]) -> None:
+        """Choose what the law at the start shows to be better, if there is a choice."""
+
     def runs_away(self, before: BlockState, after: BlockState) -> bool:
         """Whether a step shows that :meth:`weaken` is called for."""
         return False

@@ -34,8 +34,8 @@ class ScoreDualNested(Scheme):
     ----------
     tolerance : float or None, default=None
         Local error of a step, sqrt(e^T F e). None takes 1e-2 where all expectations are
-        quadratures; where some are means over points 2e-2, in blocks of ten to thirty coordinates
-        times a tenth of their number.
+        quadratures; where some are means over points 2e-2, in blocks of six to twenty-four
+        coordinates times a sixth of their number.
     n_samples : int or None, default=None
         Sobol points for blocks of more than two coordinates. None starts with
         one and a half a parameter, from 2048 to 4096; in the weak form it takes up to 16384 while
@@ -55,7 +55,8 @@ class ScoreDualNested(Scheme):
         has no sampling error where the family follows the equation but needs the Laplacian of V
         (two gradients for each colour of its graph), or as -E[grad phi . g], which needs grad V
         alone. "auto" takes the former for up to 24 colours, for gradient
-        flows and where D has no inverse.
+        flows that the family follows at the start, and where D has no inverse; the latter also
+        from where on the free energy of a gradient flow rises, or steps collapse.
 
     Raises
     ------
@@ -171,6 +172,8 @@ class _March:
                     *place, scheme.n_samples, equation.interacts, scheme.form, self.processes
                 )
             block.renew(generator)
+            parts = flow.split(theta)
+            block.settle([parts[i] for i in block.indices])
             self.blocks.append(block)
         self.tolerance = scheme.tolerance or max(block.tolerance for block in self.blocks)
 
@@ -298,6 +301,7 @@ class _March:
             "speed": math.sqrt(max(speed, 0.0)),
             "evaluations": evaluations,
             "rejected": rejected,
+            "noise": math.sqrt(sum(state.noise for state in now.blocks)),
             "tolerance": self.tolerance,
             "n_samples": max(block.n for block in self.blocks),
         }
