@@ -82,7 +82,8 @@ def descend(
             new_value[lower],
             new_gradient[lower],
         )
-        size[moved] = 1.0
+        # where a slope does not bend, the steps grow
+        size[moved] = torch.where(useful[moved], 1.0, 2 * size[moved])
         size[failed] /= 3
         if watch is not None:
             for k in moved.tolist():
