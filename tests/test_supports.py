@@ -144,7 +144,7 @@ def test_the_way_out_of_a_barrier_is_one():
         random_state=0,
         tolerance=0.01,
     )
-    assert posterior.efficiency > 0.99
+    assert posterior.efficiency > 0.9  # where a fit is done
     assert float(posterior.mean()["x"]) == pytest.approx(2 * math.sqrt(2 / math.pi), abs=0.03)
 
 

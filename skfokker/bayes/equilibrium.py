@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..schemes.base import Scheme, Step
 from ..schemes.points import draw_seed, sobol_normal
+from .calls import BudgetSpent
 
 
 class FreeEnergyDescent(Scheme):
@@ -70,10 +71,15 @@ class FreeEnergyDescent(Scheme):
         yield Step(t_start, theta, None, {"free_energy": start * equation.beta, "h": 0.0})
         best_theta, rate, plateaus, iterations = theta, self.learning_rate, 0, 0
         first, second = torch.zeros_like(theta), torch.zeros_like(theta)
-        while plateaus < 3 and iterations < self.max_iterations:
+        spent = False
+        while plateaus < 3 and iterations < self.max_iterations and not spent:
             total, count = torch.zeros_like(theta), 0
             for k in range(self.block):
-                gradient, force = self._gradient(equation, flow, theta, generator)
+                try:
+                    gradient, force = self._gradient(equation, flow, theta, generator)
+                except BudgetSpent:
+                    spent = True
+                    break
                 iterations += 1
                 # the free energy above equilibrium is at most E|g|^2 / 2 where V is 1-convex
                 if force < 1e-3 * self.tolerance * equation.beta:
@@ -86,8 +92,13 @@ class FreeEnergyDescent(Scheme):
                 theta = theta - rate * mean / (size + 1e-8)
                 if k >= self.block // 2:
                     total, count = total + theta, count + 1
+            if spent:
+                break
             average = total / count
-            now = energy(average)
+            try:
+                now = energy(average)
+            except BudgetSpent:
+                break
             if not math.isfinite(now) or now > best + 1.0:
                 # the step was too long: go back
                 theta, first, second = best_theta, torch.zeros_like(theta), second
@@ -98,7 +109,7 @@ class FreeEnergyDescent(Scheme):
                 theta = average
             if now < best:
                 best, best_theta = now, average
-        if plateaus < 3:
+        if iterations >= self.max_iterations and plateaus < 3:
             warnings.warn(
                 f"The free energy was still falling after max_iterations={self.max_iterations}; "
                 "try a larger number, or a larger tolerance.",

@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from scipy.special import logsumexp
 from torch import Tensor
 
 from ..initial import Gaussian
 from ..potentials import Potential, check_potential
 from ..validation import torch_generator
+from .calls import BudgetSpent
+from .descent import descend
 from .modes import more_modes
 from .support import _FALL, _FAR, UnboundedDensityError, refuse_unbounded, with_support
 
-_OUTSIDE = 1e10  # what the optimiser sees outside the support
+_GAUSSIAN = 0.5  # nats between two estimates of a mass, below which a mode is nearly Gaussian
+_ENOUGH = 2  # paths to one end that are looked at, where its Gaussian does not do
+_AT_REST = 1e-3  # nats
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,15 @@ def laplace(
     starts: Any = None,
     n_starts: int = 8,
     spread: float = 2.0,
-    n_draws: int = 256,
+    n_draws: int = 128,
     n_iterations: int = 50,
     random_state: Any = None,
 ) -> Laplace:
     r"""Gaussian approximations of exp(-V), from a search for its modes.
 
-    Every start is followed by L-BFGS. Where that ends in more than one mode, the search goes on
-    about them, with many more starts, until it finds no new ones (:mod:`skfokker.bayes.modes`).
-    At a few points of the path (its end among them) a Gaussian
+    Every start is followed by L-BFGS, all at once. Where that ends in more than one mode, the
+    search goes on about them, with many more starts, until it finds no new ones
+    (:mod:`skfokker.bayes.modes`). At a few points of the path (its end among them) a Gaussian
     is made of the local curvature, and the one with the best evidence bound is kept: at the end
     point for most posteriors; on the way where the density has no mode, as with the scale of a
     hierarchy that runs to zero (L. Zhang, B. Carpenter, A. Gelman, A. Vehtari, "Pathfinder:
@@ -124,7 +127,7 @@ def laplace(
     n_starts : int
     spread : float
     n_draws : int
-        Points for each evidence bound; at least 4 d are taken.
+        Points for each evidence bound; at least 2 d are taken.
     n_iterations : int
         Steps of the flow of Gaussians; 0 keeps the curvature at the modes.
     random_state : int, RandomState instance or None
@@ -148,17 +151,19 @@ def laplace(
     d = potential.n_features_in_
     generator = torch_generator(random_state, 2000)
     potential, points = _starts(potential, d, starts, n_starts, spread, generator)
-    noise = _noise(max(n_draws, 4 * d), d, generator)
-    ends = [_follow(potential, x, noise) for x in points]
-    found = _distinct([end for end in ends if end is not None])
-    if sum(one[3] for one in found) > 1:  # a centre of indefinite curvature is no mode
+    noise = _noise(max(n_draws, 2 * d), d, generator)
 
-        def follow(x):
-            return _follow(potential, x, noise)
+    def follow(points: np.ndarray) -> list[tuple]:
+        return _follow(potential, points, noise)
 
-        found = more_modes(potential, found, follow, _distinct, generator)
-    if n_iterations:
-        found = _distinct([_relax(potential, one, noise, n_iterations) for one in found])
+    found = follow(points)
+    try:
+        if sum(one[3] for one in found) > 1:  # a centre of indefinite curvature is no mode
+            found = more_modes(potential, found, follow, _distinct, generator)
+        if n_iterations:
+            found = _distinct([_relax(potential, one, noise, n_iterations) for one in found])
+    except BudgetSpent:  # what was found has to do
+        pass
     if not found:
         raise ValueError(
             f"The search found no point with a finite curvature from {len(points)} starts: the "
@@ -168,14 +173,16 @@ def laplace(
     return Laplace(np.stack(modes), np.stack(roots), np.array(masses), np.array(definite))
 
 
-def curvature(potential: Any, x: np.ndarray, passes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+def curvature(
+    potential: Any, x: np.ndarray, passes: int = 3, near: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Gradient (d,) and Hessian (d, d) of V at x, by central differences of gradients.
 
-    The first pass takes steps relative to |x|; the later ones a thousandth of the scale
-    1 / sqrt(H_ii) that was found.
+    The first pass takes steps relative to |x|, or those for ``near``, a Hessian (d, d) not far
+    away; the later ones a thousandth of the scale 1 / sqrt(H_ii) that was found.
     """
     d = len(x)
-    steps = 1e-4 * np.maximum(np.abs(x), 1e-2)
+    steps = 1e-4 * np.maximum(np.abs(x), 1e-2) if near is None else _steps(near, x)
     done, shrunk = 0, 0
     while done < passes:
         shifts = np.diag(steps)
@@ -183,13 +190,18 @@ def curvature(potential: Any, x: np.ndarray, passes: int = 3) -> tuple[np.ndarra
         gradients = potential.value_and_grad(points)[1].numpy()
         hessian = (gradients[:d] - gradients[d : 2 * d]) / (2 * steps[:, None])
         hessian = 0.5 * (hessian + hessian.T)
-        scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-12))
         if not np.isfinite(hessian).all() and shrunk < 6:
             steps, shrunk = steps / 30, shrunk + 1
             continue
         done += 1
-        steps = np.maximum(1e-3 * np.minimum(scale, 1e3), 1e-12 * np.abs(x))
+        steps = _steps(hessian, x)
     return gradients[-1], hessian
+
+
+def _steps(hessian: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Steps of differences (d,) that suit a curvature."""
+    scale = 1 / np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-12))
+    return np.maximum(1e-3 * np.minimum(scale, 1e3), 1e-12 * np.abs(x))
 
 
 def covariance_root(hessian: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -235,72 +247,115 @@ def _starts(potential, d, starts, n_starts, spread, generator) -> tuple[Potentia
     return potential, points if starts is not None else points[:n_starts]
 
 
-def _follow(potential, start: np.ndarray, noise: Tensor) -> tuple | None:
-    """Centre, root, evidence bound and definiteness of the best Gaussian along one path."""
+def _follow(potential, starts: np.ndarray, noise: Tensor) -> list[tuple]:
+    """Centre, root, evidence bound and definiteness of the best Gaussian along every path.
 
-    first, looked = float(potential(torch.from_numpy(start)[None])), False
-    far = _FAR * (1 + np.abs(start).max())
+    Paths that end in the same place count once, and points on the way only where the end is a bad
+    centre.
+    """
+    far, looked = _FAR * (1 + np.abs(starts).max(1)), np.zeros(len(starts), dtype=bool)
 
-    def objective(x):
-        nonlocal looked
-        value, gradient = potential.value_and_grad(torch.from_numpy(x)[None])
-        value, gradient = float(value), gradient[0].numpy()
-        fallen = value < first - _FALL and np.abs(x).max() > far
-        if not looked and (fallen or value == -math.inf):
-            looked = True
-            refuse_unbounded(potential, start, x)
-        if not (math.isfinite(value) and np.isfinite(gradient).all()):
-            return _OUTSIDE, x - start
-        return value, gradient
+    def watch(k: int, x: Tensor, fallen: float) -> None:
+        if not looked[k] and fallen > _FALL and float(x.abs().max()) > far[k]:
+            looked[k] = True
+            refuse_unbounded(potential, starts[k], x.numpy())
 
-    path = [start]
-    result = minimize(
-        objective,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        callback=lambda x: path.append(x.copy()),
-        options={"maxiter": 500, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-7},
-    )
-    end = _newton(potential, objective, result.x)
-    early = path[1:-1][:: max(1, len(path) // 8)]
-    best = None
-    for centre in [end, *early]:
-        gaussian = _local_gaussian(potential, centre, noise)
+    paths = descend(potential, torch.from_numpy(starts), watch=watch).numpy()
+    found: list[tuple] = []
+    seen: list[tuple] = []
+    for k, start in enumerate(starts):
+        path = paths[:, k]
+        near = [_distance((path[-1], root), (centre, root)) < 0.1 for centre, root, _ in seen]
+        if sum(one[2] for one, same in zip(seen, near, strict=True) if same) >= _ENOUGH:
+            continue
+        try:
+            best, end, root, good = _best_gaussian(potential, path, noise, thorough=not seen)
+        except BudgetSpent:
+            if found:
+                break
+            raise
+        if root is not None:
+            seen.append((end, root, _ENOUGH if good else 1))
+        if best is None or not best[3]:  # no mode: a slope that goes on for ever, perhaps
+            slope = potential.value_and_grad(torch.from_numpy(end)[None])[1][0].numpy()
+            for way in (end - start, -slope):
+                if way.any() and np.isfinite(way).all():
+                    refuse_unbounded(potential, end, end + way)
+        if best is not None:
+            found.append(best)
+    return _distinct(found)
+
+
+def _best_gaussian(potential, path: np.ndarray, noise: Tensor, thorough: bool) -> tuple:
+    """The best Gaussian of a path or None; where the path ends, the root there, and if it will do.
+
+    A mode that is nearly Gaussian is good enough where not ``thorough``; otherwise more mass may
+    lie on the way to it, as in the neck of a funnel.
+    """
+    end = _newton(potential, path[-1])
+    best, gap = _local_gaussian(potential, end, noise), math.inf
+    root_there = None if best is None else best[1]
+    if best is not None and best[3]:
+        centre, root, bound, _ = best
+        mass = float(np.log(np.diag(root)).sum() + 0.5 * len(end) * math.log(2 * math.pi))
+        gap = abs(mass - float(potential(torch.from_numpy(centre)[None])) - bound)
+    good = gap < 10 * _GAUSSIAN
+    if gap < _GAUSSIAN and not thorough:
+        return best, end, root_there, good
+    for centre in _on_the_way(path):
+        try:
+            gaussian = _local_gaussian(potential, centre, noise)
+        except BudgetSpent:
+            if best is None:
+                raise
+            break
         if gaussian is not None and (best is None or gaussian[2] > best[2] + 0.05):
-            best = gaussian
-    if best is None or not best[3]:  # no mode: a slope that goes on for ever, perhaps
-        slope = potential.value_and_grad(torch.from_numpy(end)[None])[1][0].numpy()
-        for way in (end - start, -slope):
-            if way.any() and np.isfinite(way).all():
-                refuse_unbounded(potential, end, end + way)
-    return best
+            best, good = gaussian, False
+    return best, end, root_there, good
 
 
-def _newton(potential, objective, x: np.ndarray, n_steps: int = 40) -> np.ndarray:
+def _on_the_way(path: np.ndarray, n: int = 8) -> np.ndarray:
+    """About n points (k, d) of a path: its own, or some between them where it has few."""
+    moved = np.abs(np.diff(path, axis=0)).sum(1) > 0
+    corners = np.concatenate([path[:1], path[1:][moved]])
+    inner = corners[1:-1]
+    if len(inner) < n:
+        shares = np.linspace(0, 1, 1 + -(-n // max(len(corners) - 1, 1)))[1:, None, None]
+        inner = (corners[:-1] + shares * np.diff(corners, axis=0)).swapaxes(0, 1)
+        inner = inner.reshape(-1, path.shape[1])[:-1]
+    return inner[:: max(1, len(inner) // n)]
+
+
+def _newton(potential, x: np.ndarray, n_steps: int = 40) -> np.ndarray:
     """Damped Newton steps: L-BFGS alone stops early where scales differ by orders.
 
     Where the curvature vanishes (a slope that ends in a wall) a step is far too long: it is cut
     until it lands lower, however small that makes it.
     """
-    value = objective(x)[0]
+    sizes = 0.25 ** np.arange(24.0)
+
+    def values(x):
+        value = potential(torch.from_numpy(x)).detach().double().numpy()
+        return np.where(np.isfinite(value), value, np.inf)
+
+    value, hessian = values(x[None])[0], None
     for _ in range(n_steps):
-        gradient, hessian = curvature(potential, x, passes=2)
+        gradient, hessian = curvature(potential, x, 2 if hessian is None else 1, hessian)
         if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
             break
         root = covariance_root(hessian)[0]
         whitened = root.T @ gradient
-        step, size = -root @ whitened, 1.0
-        if float(whitened @ whitened) < 1e-12:
+        step = -root @ whitened
+        if float(whitened @ whitened) < 1e-8:
             break
-        while size * np.abs(step).max() > 1e-12 * max(1.0, np.abs(x).max()):
-            trial = objective(x + size * step)[0]
-            if trial < value:
+        trial = values(x + step[None])
+        chosen = 0
+        if not trial[0] < value:
+            trial = values(x + sizes[:, None] * step)
+            if not (trial < value).any():
                 break
-            size /= 4
-        else:
-            break
-        x, value = x + size * step, trial
+            chosen = int(np.argmax(trial < value))
+        x, value = x + sizes[chosen] * step, trial[chosen]
     return x
 
 
@@ -321,23 +376,27 @@ def _local_gaussian(potential, x: np.ndarray, noise: Tensor) -> tuple | None:
 
 def _bound(potential, centre: np.ndarray, root: np.ndarray, noise: Tensor) -> float:
     """E_q[log p - log q] of a Gaussian; points outside the support cost 50 nats each."""
-    value = potential(torch.from_numpy(centre) + noise @ torch.from_numpy(root).T).detach().double()
+    return _bound_of(potential(torch.from_numpy(centre) + noise @ torch.from_numpy(root).T), root)
+
+
+def _bound_of(value: Tensor, root: np.ndarray) -> float:
+    """The same from V at the points of the Gaussian."""
+    value = value.detach().double()
     inside = torch.isfinite(value)
     if not inside.any():
         return -math.inf
     value = torch.where(inside, value, value[inside].min() + 50.0)
-    entropy = float(np.log(np.diag(root)).sum()) + 0.5 * len(centre) * (1 + math.log(2 * math.pi))
+    entropy = float(np.log(np.diag(root)).sum()) + 0.5 * len(root) * (1 + math.log(2 * math.pi))
     return entropy - float(value.mean())
 
 
 def _relax(potential, gaussian: tuple, noise: Tensor, n_iterations: int) -> tuple:
-    """Mean and covariance along the flow of Gaussians, until they rest."""
+    """Mean and covariance along the flow of Gaussians, until their evidence bound rests."""
     centre, root, bound, definite = gaussian
-    d, best, rate = len(centre), gaussian, 0.5
+    d, best, rate = len(centre), gaussian, 1.0
+    here = _slopes(potential, centre, root, noise)
     for _ in range(n_iterations):
-        points = torch.from_numpy(centre) + noise @ torch.from_numpy(root).T
-        slope = potential.value_and_grad(points)[1].double() @ torch.from_numpy(root)
-        slope = torch.where(torch.isfinite(slope).all(1, keepdim=True), slope, noise)
+        slope = here[1]
         push = slope.mean(0).numpy()
         hessian = (slope.T @ noise / len(noise)).numpy()
         hessian = 0.5 * (hessian + hessian.T)
@@ -352,16 +411,28 @@ def _relax(potential, gaussian: tuple, noise: Tensor, n_iterations: int) -> tupl
         trial = np.asarray(np.linalg.qr(trial.T, mode="r")).T
         trial = trial * np.sign(np.diag(trial))
         moved = centre + root @ shift
-        after = _bound(potential, moved, trial, noise)
-        if not after > bound - 0.5:  # NaN included
+        after = _slopes(potential, moved, trial, noise)
+        if not after[0] > bound - 0.5 * rate:  # NaN included
             rate *= 0.5
             if rate < 0.02:
                 break
             continue
-        centre, root, bound = moved, trial, after
+        gain = after[0] - bound
+        centre, root, bound, here = moved, trial, after[0], after
         if bound > best[2]:
             best = (centre, root, bound, definite)
+        if abs(gain) < _AT_REST:
+            break
     return best
+
+
+def _slopes(potential, centre: np.ndarray, root: np.ndarray, noise: Tensor) -> tuple[float, Tensor]:
+    """The evidence bound of a Gaussian, and the gradients (n, d) in its own coordinates."""
+    scale = torch.from_numpy(root)
+    value, slope = potential.value_and_grad(torch.from_numpy(centre) + noise @ scale.T)
+    slope = slope.detach().double() @ scale
+    slope = torch.where(torch.isfinite(slope).all(1, keepdim=True), slope, noise)
+    return _bound_of(value, root), slope
 
 
 def _noise(n: int, d: int, generator: torch.Generator) -> Tensor:

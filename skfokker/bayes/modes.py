@@ -15,7 +15,7 @@ MOST_MODES = 100  # modes: a mixture of more is no proposal any more
 def more_modes(
     potential,
     found: list[tuple],
-    follow: Callable[[np.ndarray], tuple | None],
+    follow: Callable[[np.ndarray], list[tuple]],
     distinct: Callable[[list[tuple]], list[tuple]],
     generator: torch.Generator,
     *,
@@ -35,7 +35,7 @@ def more_modes(
     found : list of (centre, root, bound, definite)
         As the search of :func:`skfokker.bayes.laplace` makes them.
     follow, distinct : callable
-        One Gaussian from a start; a list without repetitions.
+        Gaussians from starts (k, d); a list without repetitions.
     generator : torch.Generator
     n_starts, n_rounds : int
     """
@@ -55,7 +55,9 @@ def more_modes(
         root = torch.diag(torch.from_numpy(np.median([np.diag(one[1]) for one in found], 0)))
         ends = modes_of(potential, torch.from_numpy(starts), root, max_modes=MOST_MODES)[0].numpy()
         new = [end for end in ends if _away(end, found)]
-        candidates = [one for one in map(follow, new) if one is not None]
+        if not new:
+            return found
+        candidates = follow(np.stack(new))
         before = len(found)
         found = distinct(found + candidates)[:MOST_MODES]
         if len(found) <= before:

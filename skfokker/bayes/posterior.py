@@ -14,6 +14,7 @@ from torch import Tensor
 from ..potentials.foreign import ask
 from ..seeded import Seeded
 from ..validation import torch_generator
+from .calls import Counted
 from .evidence import Evidence, bridge_evidence, importance_evidence
 from .forward_check import ForwardCheck, forward_check
 from .metropolis import Chains, metropolis_states, run_length
@@ -43,6 +44,8 @@ class Posterior:
     random_state : int, RandomState instance or None, default=None
     laplace : Laplace, optional
         The modes known beforehand; the report says which of them no draw is in.
+    calls : Counted, optional
+        What counts the points at which ``potential`` is asked, those of a fit before included.
 
     Attributes
     ----------
@@ -81,6 +84,7 @@ class Posterior:
         blocks: Any = None,
         random_state: Any = None,
         laplace: Any = None,
+        calls: Counted | None = None,
     ):
         if isinstance(n_draws, bool) or not isinstance(n_draws, int | np.integer) or n_draws < 25:
             raise ValueError(
@@ -88,6 +92,9 @@ class Posterior:
             )
         self.potential, self.law, self.blocks = potential, law, blocks
         self.random_state, self.laplace = random_state, laplace
+        if calls is None:
+            calls = self.potential = Counted(potential)
+        self.calls = calls
         self.x, self.log_p, self.log_q = self._propose(int(n_draws), _DRAWS)
         self.log_ratios = self.log_p - self.log_q
         self.log_weights, self.k = psis(self.log_ratios)
@@ -259,6 +266,14 @@ class Posterior:
     # ------------------------------------------------------------------ trust
 
     @property
+    def n_calls(self) -> int:
+        """Points at which the log density or its gradient was evaluated, fit and draws together.
+
+        ``calls`` tells values from gradients, and counts batches and seconds.
+        """
+        return self.calls.total
+
+    @property
     def reliable(self) -> bool:
         """Whether k allows the weighted draws to be used."""
         return self.k <= reliable_k(len(self.x))
@@ -280,9 +295,8 @@ class Posterior:
         gap = start - start.mean(0)
         covariance = gap.T @ gap / len(gap) + 1e-10 * np.diag(gap.var(0) + 1e-300)
         root = torch.linalg.cholesky(torch.from_numpy(covariance))
-        potential = _with_gradient(self.potential)
         self.checked_ = forward_check(
-            potential, torch.from_numpy(start), root, generator, int(n_steps)
+            self.potential, torch.from_numpy(start), root, generator, int(n_steps)
         )
         return self.checked_
 
@@ -337,6 +351,7 @@ class Posterior:
                 f"{share:.0%} of the mass, the draws give it {held:.0%}. k cannot see this: the "
                 "weights are right only within the modes that have draws."
             )
+        lines.append(f"{self.calls}.")
         checked = self.__dict__.get("checked_")
         if checked is not None:
             lines.append(str(checked))
@@ -390,11 +405,3 @@ class Posterior:
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.tensordot(weights, values, axes=(0, 0))
-
-
-def _with_gradient(potential: Any) -> Any:
-    if hasattr(potential, "value_and_grad"):
-        return potential
-    from ..potentials import CallablePotential
-
-    return CallablePotential(potential)

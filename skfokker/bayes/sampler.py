@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,15 +23,22 @@ from ..potentials.checks import check_answers
 from ..schemes.base import Scheme
 from ..seeded import Seeded
 from ..validation import SuggestingMixin, torch_generator
+from .calls import BudgetSpent, Counted
 from .constraints import Blocks, ConstrainedPotential
 from .equilibrium import FreeEnergyDescent
 from .laplace import Laplace, laplace
+from .layers import Layer, LayeredLaw
 from .log_density import PyMCLogDensity, Wall, as_log_density
 from .mixture_law import DefensiveLaw, best_share, laplace_mixture
 from .posterior import Posterior
 from .precondition import Preconditioner
+from .psis import reliable_k
+from .rounds import GOOD_SHARE, Round, fit_layers
 from .separable import coordinate_draws, is_separable, separable_flow
 from .support import UnboundedDensityError, with_support
+
+_FOR_FIT, _FOR_SEARCH = 0.7, 0.6  # of the budget, and of that
+_PILOT = 2000  # draws that judge a law
 
 
 def posterior_flow(d: int) -> Flow:
@@ -53,19 +61,25 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
 
     1. ``laplace``: modes by L-BFGS, a Gaussian over them.
     2. Precondition: working coordinates u with x = mean + L u, in which that Gaussian is N(0, I).
-    3. ``ParametricFokkerPlanck`` with beta = 1 from there to equilibrium. Where the log density is
-       a sum over coordinates, from a law fitted to their quantiles, which quadrature gives. Where
-       the search has found several modes, from a law fitted to draws of their Gaussians; where
-       these alone have an ESS/n above 0.9 no flow is fitted.
+    3. Layers of conditional densities (:func:`~skfokker.bayes.rounds.fit_layers`), until ESS/n is
+       above 0.9 and Pareto k below 0.5; none where that Gaussian is as good already. Where pilot
+       draws find k above 0.7 or ESS/n below 0.5, or ``flow`` or ``scheme`` is given,
+       ``ParametricFokkerPlanck`` with beta = 1 goes to equilibrium, and the better law of the two
+       is taken. Where the log density
+       is a sum over coordinates it starts from a law fitted to their quantiles, which quadrature
+       gives; where the search has found several modes, from a law fitted to draws of their
+       Gaussians, and where these alone have an ESS/n above 0.9 nothing is fitted.
     4. :meth:`posterior`: draws, weights and diagnostics in the coordinates of the user.
 
     Parameters
     ----------
     flow : Flow, optional
-        None takes :func:`posterior_flow`.
+        None takes layers of conditional densities, and :func:`posterior_flow` where there is a
+        march.
     scheme : Scheme, optional
-        How equilibrium is reached. None is ``FreeEnergyDescent(tolerance)``. With any other scheme
-        (``LeastSquaresNested``) the march is made in time, to ``t_final="equilibrium"``.
+        How equilibrium is reached. None takes layers where they suffice, and
+        ``FreeEnergyDescent(tolerance)`` where not. With any other scheme (``LeastSquaresNested``)
+        the march is made in time, to ``t_final="equilibrium"``.
     start : "laplace", (mean, covariance) or Gaussian, default="laplace"
         Of a Gaussian given here the fit knows no other modes than those it covers; a search about
         it, near and far, only lets the report say which were lost.
@@ -77,14 +91,30 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
         Fall of the free energy, in nats, below which it counts as at rest.
     inflate : float, default=1
         Factor of the standard deviations of the start.
+    max_calls : int, optional
+        Points at which the log density, or its gradient, may be evaluated, those of the draws
+        included. At most half of them go into the search for modes, a third is kept for draws.
+    max_seconds : float, optional
+        Wall time, that of the draws included; kept to within the time of one batch.
+    n_jobs : int, default=1
+        Processes (joblib) that share the points of a batch; for log densities that take
+        milliseconds a point.
     random_state : int, RandomState instance or None, default=None
     verbose : int, default=0
         As for the estimator.
 
     Attributes
     ----------
+    calls_ : Counted
+        How often the log density was asked.
+    budget_spent_ : bool
+        Whether ``max_calls`` or ``max_seconds`` ended the fit.
     estimator_ : ParametricFokkerPlanck or None
-        In the working coordinates; None where the Gaussians of ``laplace_`` are the law.
+        In the working coordinates; None where layers, or the Gaussians of ``laplace_``, do.
+    layers_ : list of Layer or None
+        Those of the law; None where it has none.
+    rounds_ : list of Round
+        ESS/n and k of all rounds of layers.
     separable_ : bool
         Whether the log density was found to be a sum over coordinates.
     laplace_ : Laplace or None
@@ -109,6 +139,9 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
         "spread": [Interval(Real, 0, None, closed="neither")],
         "tolerance": [Interval(Real, 0, None, closed="neither")],
         "inflate": [Interval(Real, 0, None, closed="neither")],
+        "max_calls": [Interval(Integral, 100, None, closed="left"), None],
+        "max_seconds": [Interval(Real, 0, None, closed="neither"), None],
+        "n_jobs": [Integral],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -123,6 +156,9 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
         spread: float = 2.0,
         tolerance: float = 1e-3,
         inflate: float = 1.0,
+        max_calls: int | None = None,
+        max_seconds: float | None = None,
+        n_jobs: int = 1,
         random_state: Any = None,
         verbose: int = 0,
     ):
@@ -133,6 +169,9 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
         self.spread = spread
         self.tolerance = tolerance
         self.inflate = inflate
+        self.max_calls = max_calls
+        self.max_seconds = max_seconds
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -163,14 +202,12 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
         ValueError
             Where the log density is -inf or NaN at every start.
         """
-        from ..estimator import ParametricFokkerPlanck
-
         self._validate_params()
         clock = _Clock()
-        self.potential_, self.blocks_ = self._read(log_density, n_features, constraints)
-        d = self.n_features_in_ = self.potential_.n_features_in_
-        if starts is None and isinstance(self.potential_, PyMCLogDensity):
-            starts = self._around(self.potential_.start)
+        potential, self.blocks_ = self._read(log_density, n_features, constraints)
+        d = self.n_features_in_ = potential.n_features_in_
+        if starts is None and isinstance(potential, PyMCLogDensity):
+            starts = self._around(potential.start)
         elif isinstance(starts, Mapping):
             if not isinstance(self.blocks_, Blocks):
                 raise ValueError(
@@ -178,20 +215,70 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
                     "an array (k, d)."
                 )
             starts = self.blocks_.free(starts).numpy()
-        check_answers(self.potential_)
-        self.potential_ = with_support(self.potential_, self._somewhere(d, starts))
-        mean, root = self._start(d, starts)
-        clock.lap("laplace")
+        self.calls_ = Counted(potential, self.n_jobs)
+        self.budget_spent_, self._begun = False, time.perf_counter()
+        self.estimator_: Any = None
+        self.layers_: list[Layer] | None = None
+        self.rounds_: list[Round] = []
+        calls, seconds = self._budget(_FOR_FIT)
+        with self.calls_.allowance(calls, seconds):
+            try:
+                check_answers(self.calls_)
+                self.potential_ = with_support(self.calls_, self._somewhere(d, starts))
+                with self.calls_.allowance(calls * _FOR_SEARCH, seconds * _FOR_SEARCH):
+                    mean, root = self._start(d, starts)
+            except BudgetSpent as error:
+                raise ValueError(
+                    f"max_calls={self.max_calls}, max_seconds={self.max_seconds} are spent before "
+                    f"the search for a mode has ended ({self.calls_}); allow more, give "
+                    "start=(mean, covariance), or fewer n_starts."
+                ) from error
+            clock.lap("laplace")
+            try:
+                self._fit_law(d, mean, root)
+            except BudgetSpent:
+                self.budget_spent_ = True
+        self.budget_spent_ |= self.calls_.total >= calls or clock.total >= seconds
+        clock.lap("fit")
+        self.seconds_ = clock.laps
+        return self
+
+    def _fit_law(self, d: int, mean: np.ndarray, root: np.ndarray) -> None:
+        """The law, in the working coordinates of a Gaussian over all modes."""
         width = torch.from_numpy(root).square().sum(1).sqrt()
+        self.preconditioner_, self.separable_ = Preconditioner(mean, root), False
         self.separable_ = is_separable(self.potential_, self._everywhere(mean, root))
         if self.separable_:  # a full root would couple what V leaves alone
-            root = np.diag(width.numpy())
-        self.preconditioner_ = Preconditioner(mean, root)
-        self.estimator_ = None
-        if self.flow is None and not self.separable_ and self._gaussians_do():
-            clock.lap("fit")
-            self.seconds_ = clock.laps
-            return self
+            self.preconditioner_ = Preconditioner(mean, np.diag(width.numpy()))
+        default = self.flow is None and not self.separable_
+        if default and self._gaussians_do():
+            return
+        inner = self.preconditioner_.potential(self.potential_)
+        centre = inner.to_u(self._inside(mean, root))
+        walled = Wall(inner, centre[0].numpy())
+        if default and self.scheme is None and not self._several_modes():
+            seed = torch_generator(self.random_state, 2003).initial_seed() % 2**31
+            self.layers_, self.rounds_ = fit_layers(walled, self.calls_, d, seed)
+            layered = self._judged(self._layered(), _PILOT)
+            if layered.k < reliable_k(_PILOT) and layered.share > 0.5:
+                return
+        try:
+            self.estimator_ = self._march(d, walled)
+        except BudgetSpent:
+            if self.layers_ is None:
+                raise
+            self.budget_spent_ = True
+        if self.estimator_ is not None and self.layers_ is not None:
+            marched = self._judged(self.preconditioner_.law(self.estimator_.at()), _PILOT)
+            if layered.loss <= marched.loss:
+                self.estimator_ = None
+            else:
+                self.layers_ = None
+
+    def _march(self, d: int, walled: Wall) -> Any:
+        """An estimator fitted to equilibrium."""
+        from ..estimator import ParametricFokkerPlanck
+
         scheme = FreeEnergyDescent(self.tolerance) if self.scheme is None else clone(self.scheme)
         flow = separable_flow() if self.separable_ else posterior_flow(d)
         estimator = ParametricFokkerPlanck(
@@ -201,25 +288,29 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
             random_state=self.random_state,
             verbose=self.verbose,
         )
-        inner = self.preconditioner_.potential(self.potential_)
-        centre = self.preconditioner_.potential(self.potential_).to_u(self._inside(mean, root))
-        walled = Wall(inner, centre[0].numpy())
         if isinstance(scheme, FreeEnergyDescent):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
-                self.estimator_ = estimator.fit(walled, t_final=1.0)
-        else:
-            estimator.set_params(tol=max(self.tolerance, 1e-3))
-            self.estimator_ = estimator.fit(walled, t_final="equilibrium")
-        clock.lap("fit")
-        self.seconds_ = clock.laps
-        return self
+                return estimator.fit(walled, t_final=1.0)
+        estimator.set_params(tol=max(self.tolerance, 1e-3))
+        return estimator.fit(walled, t_final="equilibrium")
+
+    def _layered(self) -> Distribution:
+        """The law of the layers."""
+        return LayeredLaw(self.preconditioner_.mean, self.preconditioner_.root, self.layers_ or ())
+
+    def _budget(self, share: float) -> tuple[float, float]:
+        """Calls and seconds that are allowed to a part of the work."""
+        calls = math.inf if self.max_calls is None else share * self.max_calls
+        return calls, math.inf if self.max_seconds is None else share * self.max_seconds
 
     def law(self) -> Distribution:
         """The fitted law in the unconstrained coordinates x, as a torch distribution."""
-        if self.estimator_ is None:
-            return laplace_mixture(self.laplace_)
-        return self.preconditioner_.law(self.estimator_.at())
+        if self.estimator_ is not None:
+            return self.preconditioner_.law(self.estimator_.at())
+        if self.layers_ is not None or self.laplace_ is None:
+            return self._layered()
+        return laplace_mixture(self.laplace_)
 
     def posterior(
         self,
@@ -243,20 +334,23 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
         """
         before = time.perf_counter()
         law = self.law()
-        if self.estimator_ is not None and self.laplace_ is not None:
+        if (self.estimator_ is not None or self.layers_) and self.laplace_ is not None:
             safe = laplace_mixture(self.laplace_)
             if defensive is None:
                 apart = self._several_modes() and not self.separable_
-                defensive = self._pilot(lambda: best_share(self.potential_, law, safe)) * apart
+                defensive = 0.0
+                if apart:
+                    defensive = self._pilot(lambda: best_share(self.potential_, law, safe))
             if defensive:
                 law = safe if defensive == 1 else DefensiveLaw(law, safe, defensive)
         posterior = Posterior(
             self.potential_,
             law,
-            n_draws,
+            self._affordable(n_draws),
             blocks=self.blocks_,
             random_state=self.random_state if random_state is None else random_state,
             laplace=self.search_,
+            calls=self.calls_,
         )
         self.seconds_["draws"] = time.perf_counter() - before
         return posterior
@@ -370,24 +464,40 @@ class PosteriorSampler(SuggestingMixin, CloneMixin, BaseEstimator):
         mean, root = self.preconditioner_.mean, self.preconditioner_.root
         return torch.linalg.solve_triangular(root, (draws - mean).T, upper=False).T.numpy()
 
-    def _pilot(self, work: Callable[[], float]) -> float:
+    def _pilot(self, work: Callable[[], Any]) -> Any:
         """Work that draws from torch distributions, on a seed of its own."""
         with torch.no_grad(), Seeded(torch_generator(self.random_state, 2002).initial_seed()):
             return work()
+
+    def _affordable(self, n_draws: int) -> int:
+        """As many draws as the budget leaves, 25 at least."""
+        calls, seconds = self._budget(1.0)
+        left = calls - self.calls_.total
+        begun = self._begun + seconds - time.perf_counter()
+        if self.calls_.seconds_a_point > 0 and math.isfinite(begun):
+            left = min(left, max(begun, 0.0) / self.calls_.seconds_a_point)
+        if left < n_draws:
+            self.budget_spent_ = True
+        return int(max(25, min(n_draws, left)))
+
+    def _judged(self, law: Distribution, n: int) -> Round:
+        """ESS / n and k of a law, by pilot draws."""
+
+        def work() -> Round:
+            x = law.sample((n,))
+            log_ratios = -self.potential_(x) - law.log_prob(x)
+            inside = torch.isfinite(log_ratios)
+            if not inside.any():
+                return Round(0, n, 0.0, math.inf, math.inf)
+            return Round.of(torch.where(inside, log_ratios, -torch.inf), 0)
+
+        return self._pilot(work)
 
     def _gaussians_do(self) -> bool:
         """Whether several modes are so Gaussian that no flow has to be fitted."""
         if not self._several_modes():
             return False
-        safe = laplace_mixture(self.laplace_)
-
-        def efficiency() -> float:
-            x = safe.sample((2000,))
-            log_ratios = (-self.potential_(x) - safe.log_prob(x)).nan_to_num(nan=-torch.inf)
-            weights = (log_ratios - log_ratios.max()).exp()
-            return float(weights.mean().square() / weights.square().mean())
-
-        return self._pilot(efficiency) > 0.9
+        return self._judged(laplace_mixture(self.laplace_), _PILOT).share > GOOD_SHARE
 
     def _inside(self, mean: np.ndarray, root: np.ndarray) -> torch.Tensor:
         """A point of finite log density (1, d) near the middle of the start."""
@@ -460,7 +570,12 @@ class _Clock:
     """Wall times of stages."""
 
     def __init__(self):
-        self.last, self.laps = time.perf_counter(), {}
+        self.begun = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self.begun
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()

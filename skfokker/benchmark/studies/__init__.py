@@ -10,6 +10,7 @@ from .dimension import dimension
 from .entropy import entropy
 from .memory import memory
 from .metric import metric
+from .posteriors import posteriors
 from .sampling import sampling
 from .scaling import scaling
 from .seeds import seeds
@@ -26,6 +27,7 @@ STUDIES = {
     "algorithm1": algorithm1,
     "metric": metric,
     "sampling": sampling,
+    "posteriors": posteriors,
     "corrector": corrector,
     "memory": memory,
     "scaling": scaling,
@@ -43,6 +45,7 @@ __all__ = [
     "exponent",
     "memory",
     "metric",
+    "posteriors",
     "sampling",
     "scaling",
     "seeds",
