@@ -22,6 +22,7 @@ from skfokker.flows import SupportMap
 from skfokker.flows.frame import split_frame
 from skfokker.initial import initial_shape, on_the_line
 from skfokker.potentials import PotentialError
+from skfokker.reference import finite_volumes, langevin
 from skfokker.schemes import GaussianMoments
 
 INF = math.inf
@@ -311,6 +312,17 @@ def test_pickle_clone_save_and_warm_start(prices, tmp_path):
     assert again.t_final_ == 3.0
     np.testing.assert_allclose(again.log_density(x, 3.0), brownian(3.0).logpdf(x[:, 0]), atol=1e-6)
     np.testing.assert_allclose(again.log_density(x, 1.0), brownian(1.0).logpdf(x[:, 0]), atol=1e-6)
+
+
+def test_particles_step_in_y():
+    x = langevin(geometric(), [0.5, 1.0], n_particles=20_000, n_features=1, n_steps=20)
+    assert x.min() > 0
+    y = np.log(x[1])
+    assert y.mean() == pytest.approx(0.175, abs=0.03) and y.var() == pytest.approx(1.25, rel=0.04)
+    with pytest.raises(ValueError, match="x0 must lie inside the support"):
+        langevin(geometric(), 1.0, x0=[[-1.0]])
+    with pytest.raises(ValueError, match="leave support out and give a domain inside it"):
+        finite_volumes(geometric(n_features=1), 1.0)
 
 
 # ------------------------------------------------------------------------ messages
