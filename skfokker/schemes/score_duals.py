@@ -301,7 +301,7 @@ class _March:
             "speed": math.sqrt(max(speed, 0.0)),
             "evaluations": evaluations,
             "rejected": rejected,
-            "noise": math.sqrt(sum(state.noise for state in now.blocks)),
+            "noise": math.sqrt(max(0.0, sum(state.noise for state in now.blocks))),
             "tolerance": self.tolerance,
             "n_samples": max(block.n for block in self.blocks),
         }
