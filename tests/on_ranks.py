@@ -67,14 +67,14 @@ def failing(what, rank):
     def potential(x):
         nonlocal calls
         calls += 1
-        if rank == 1 and calls == 60:
+        if rank == 1 and calls == 196:
             if what == "raises":
                 raise OSError("the licence server is gone")
             if what == "interrupted":
                 os.kill(os.getpid(), signal.SIGINT)
             if what == "dies":
                 os._exit(3)
-        broken = what == "nan" and rank == 1 and calls >= 60
+        broken = what == "nan" and rank == 1 and calls >= 196
         return coupled(x) * (torch.nan if broken else 1 + rank * (what == "differs"))
 
     return potential

@@ -456,6 +456,7 @@ def test_studies():
         "corrector",
         "memory",
         "scaling",
+        "posteriors",
         "certificates",
     }
     assert exponent([10, 30, 100], [1, 9, 100]) == pytest.approx(2.0, abs=0.01)
