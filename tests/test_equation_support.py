@@ -232,7 +232,7 @@ def test_square_root_noise():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the certificate at t = 8 is of no use: the tails of the spline")
+@pytest.mark.xfail(strict=True, reason="the march to t = 8 ends with a useless certificate")
 def test_a_share_that_mutates():
     """Jacobi, or Wright and Fisher with mutation: comes to a Beta law."""
     equation = Equation(

@@ -97,7 +97,8 @@ def the_law_is_the_same(name, log_a, b, log_c):
 
 @pytest.mark.slow
 @pytest.mark.xfail(
-    reason="a drift that turns, with lengths of 1e28, is refused as a wrong gradient"
+    strict=True,
+    reason="a drift that turns, with lengths of 1e28, is refused as a wrong gradient",
 )
 def test_any_units(capsys):
     """From 1e-30 to 1e30 in length and in energy, both drawn."""
